@@ -1,0 +1,105 @@
+"""What CI runs: lint, unit and cluster tests; all of them, even when an earlier one fails."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from beowulf import host
+from beowulf.environment import ensure_development
+from beowulf.errors import Failure, OperatorError
+from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
+
+COLLECTION = "collections/ansible_collections/beowulf/cluster"
+Step = tuple[str, Sequence[str]]
+
+
+def lint_steps() -> list[Step]:
+    """Return the linters; each reads its settings from its own file."""
+    return [
+        ("yamllint", [tool("yamllint"), "--strict", "."]),
+        ("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
+        ("ruff check", [tool("ruff"), "check", "--quiet", "."]),
+        ("ruff format", [tool("ruff"), "format", "--quiet", "--check", "."]),
+        ("shellcheck", [tool("shellcheck"), "bootstrap"]),
+    ]
+
+
+def unit_steps(folder: str) -> list[Step]:
+    """Return the tests that need no node."""
+    return [
+        ("pytest", [tool("python"), "-m", "pytest", "-q", f"{COLLECTION}/tests/unit", "tests/unit_operator"]),
+        ("collection build", [tool("ansible-galaxy"), "collection", "build", COLLECTION, "--output-path", folder]),
+    ]
+
+
+def cluster_steps() -> list[Step]:
+    """Return the test of the full cluster: create, converge, idempotence, verify, destroy."""
+    return [("molecule", [tool("molecule"), "test"])]
+
+
+def run_steps(steps: Iterable[Step]) -> bool:
+    """Run all steps, however they end; say whether all went well."""
+    good = True
+    for name, command in steps:
+        began = time.monotonic()
+        print(f"--- {name}", flush=True)
+        # The recording of a check's own runs would only bury those of the clusters.
+        code = run(command, environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", BEOWULF_ARA_SCRIPT=""))
+        if code == INTERRUPTED:
+            interrupted()
+        print(f"--- {name}: {'ok' if code == 0 else f'FAILED ({code})'}, {time.monotonic() - began:.0f} s", flush=True)
+        good = good and code == 0
+    return good
+
+
+def interrupted() -> None:
+    """End like a program that was ended by Ctrl-C."""
+    error = OperatorError("interrupted")
+    error.code = INTERRUPTED
+    raise error
+
+
+def lint() -> None:
+    """Run the linters."""
+    ensure_development()
+    if not run_steps(lint_steps()):
+        raise Failure("test.lint: FAILED, see above")
+
+
+def unit() -> None:
+    """Run the tests that need no node."""
+    ensure_development()
+    with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
+        if not run_steps(unit_steps(folder)):
+            raise Failure("test.unit: FAILED, see above")
+
+
+def full_cluster() -> None:
+    """Run the tests on the full cluster."""
+    host.require_lab()
+    ensure_development()
+    if not (ROOT / "molecule").is_dir() or not run_steps(cluster_steps()):
+        raise Failure("test.cluster: FAILED, see above")
+
+
+def every() -> None:
+    """Run all of them and end with a table."""
+    outcomes: dict[str, tuple[str, float]] = {}
+    kinds: Mapping[str, Callable[[], None]] = {"test.lint": lint, "test.unit": unit, "test.cluster": full_cluster}
+    for name, check in kinds.items():
+        began = time.monotonic()
+        try:
+            check()
+            outcome = "ok"
+        except OperatorError as error:
+            if error.code == INTERRUPTED:
+                raise
+            print(error, file=sys.stderr)
+            outcome = "FAILED"
+        outcomes[name] = (outcome, time.monotonic() - began)
+    print("\n" + "\n".join(f"{name:<14}{outcome:<8}{seconds:>6.0f} s" for name, (outcome, seconds) in outcomes.items()))
+    if failed := [name for name, (outcome, _seconds) in outcomes.items() if outcome != "ok"]:
+        raise Failure(f"test: FAILED: {', '.join(failed)}")

@@ -1,0 +1,114 @@
+"""A cluster as the operator names it: its rack file, its nodes, its state."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from beowulf.errors import Refusal
+from beowulf.process import ROOT, output
+
+SUFFIX = ".rack.yml"
+INVENTORY = ROOT / "inventory"
+# Where Python finds the collection; Ansible knows from ansible.cfg.
+COLLECTIONS = str(ROOT / "collections")
+
+
+def names() -> list[str]:
+    """Return the clusters that have a rack file."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in INVENTORY.glob(f"*{SUFFIX}"))
+
+
+def rack_file(name: str) -> Path:
+    """Return the rack file of a cluster."""
+    path = INVENTORY / f"{name}{SUFFIX}"
+    if path.parent != INVENTORY or not path.is_file():
+        near = difflib.get_close_matches(name, names(), 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise Refusal(
+            f"There is no cluster {name!r}: inventory/{Path(name).name}{SUFFIX} is missing.{meant} There are: {', '.join(names())}."
+        )
+    return path
+
+
+def load_rack(path: Path) -> Any:
+    """Return the checked rack of a file; refuse it with all of its problems."""
+    if COLLECTIONS not in sys.path:
+        sys.path.insert(0, COLLECTIONS)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
+
+    try:
+        return rack.load_rack(path)
+    except rack.RackError as error:
+        count = len(error.problems)
+        head = f"The rack file is refused, it has {count} problem{'s' if count > 1 else ''}:"
+        raise Refusal("\n".join([head, *map(str, error.problems)])) from error
+
+
+def rack_schema() -> dict[str, Any]:
+    """Return the JSON Schema of rack files."""
+    if COLLECTIONS not in sys.path:
+        sys.path.insert(0, COLLECTIONS)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
+
+    return rack.rack_schema()
+
+
+class Cluster:
+    """One cluster: what its rack file says, and what follows from it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.path = rack_file(name)
+        self.rack = load_rack(self.path)
+
+    @property
+    def is_lab(self) -> bool:
+        """Say whether the nodes are containers on this machine."""
+        return self.rack.lab is not None
+
+    @property
+    def state(self) -> Path:
+        """Return the folder of this cluster's keys and facts."""
+        return ROOT / ".beowulf" / self.rack.cluster
+
+    @property
+    def facts(self) -> Path:
+        """Return the folder of the cached facts, as in ansible.cfg."""
+        return ROOT / ".beowulf" / self.name / "facts"
+
+    @cached_property
+    def variables(self) -> dict[str, Any]:
+        """Return what the inventory plugin derives for all nodes."""
+        from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
+
+        return rack.derive(self.rack).all_vars
+
+    def container(self, node: str) -> str:
+        """Return the name of a node's container."""
+        return f"{self.rack.cluster}-{node}"
+
+    def node(self, name: str) -> str:
+        """Return the name of a node, or refuse it."""
+        if name not in self.rack.nodes:
+            raise Refusal(f"The cluster {self.name} has no node {name!r}. It has: {', '.join(self.rack.nodes)}.")
+        return name
+
+    def running_containers(self) -> set[str]:
+        """Return the nodes whose containers run."""
+        shown = output(["podman", "ps", "--format", "{{.Names}}"], timeout=20).stdout.split()
+        return {node for node in self.rack.nodes if self.container(node) in shown}
+
+    def ssh(self, node: str) -> list[str]:
+        """Return the SSH command that reaches a node as Ansible does."""
+        variables = self.variables
+        return [
+            "ssh", "-i", variables["rack_ssh_private_key"], "-l", variables["rack_ssh_user"],
+            "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=4",
+            "-o", f"UserKnownHostsFile={variables['rack_state_dir']}/ssh/known_hosts",
+            "-o", f"HostKeyAlias={node}.{self.rack.domain}",
+            str(self.rack.nodes[node].address),
+        ]  # fmt: skip

@@ -1,0 +1,154 @@
+"""The main job: bring a cluster to what its rack file says, and tell how it went."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beowulf import ara, host
+from beowulf.cluster import Cluster
+from beowulf.errors import Failure, OperatorError, Refusal
+from beowulf.process import INTERRUPTED, environment, run, tool
+
+SHOWN = 5
+LINES = 12
+
+
+def playbook(cluster: Cluster, *names: str, options: Sequence[str] = ()) -> list[str]:
+    """Return the command that runs playbooks on a cluster."""
+    return [tool("ansible-playbook"), "-i", str(cluster.path), *(f"playbooks/{name}.yml" for name in names), *options]
+
+
+def options_for(limit: str, tags: str, check: bool) -> list[str]:
+    """Return the options of ansible-playbook; each value stays one argument, whatever is in it."""
+    options = [f"--limit={limit}"] if limit else []
+    options += [f"--tags={tags}"] if tags else []
+    return [*options, "--check"] if check else options
+
+
+def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any] | None]:
+    """Run ansible-playbook with progress and recording; return its exit code and, if it came that far, its summary."""
+    with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
+        summary = Path(folder) / "summary.json"
+        env = environment(ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress", BEOWULF_PROGRESS_SUMMARY=str(summary), BEOWULF_TASK=task)
+        code = run(command, env)
+        return code, json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+
+
+def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
+    """Bring the cluster to what its rack file says."""
+    options = options_for(limit, tags, check)
+    playbooks = ["site"]
+    if cluster.is_lab:
+        host.require_lab()
+        if not options:
+            playbooks = ["lab", "site"]
+        elif cluster.running_containers() != set(cluster.rack.nodes):
+            # Only some nodes or some tasks are wanted, but there is nothing yet to do them on.
+            if check:
+                raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
+            lab(cluster, "lab.up")
+    code, summary = run_playbooks(playbook(cluster, *playbooks, options=options), "deploy")
+    conclude("deploy", cluster, code, summary, limit=limit, check=check)
+
+
+def lab(cluster: Cluster, task: str) -> None:
+    """Run or remove the containers of the lab."""
+    if not cluster.is_lab:
+        raise Refusal(f"The nodes of {cluster.name} are no containers: {cluster.path.name} has no key `lab`.")
+    host.require_lab()
+    name = "lab" if task == "lab.up" else "lab_down"
+    code, summary = run_playbooks(playbook(cluster, name), task)
+    if name == "lab_down" and not code:
+        for path in cluster.facts.glob("*.json"):
+            path.unlink(missing_ok=True)
+    conclude(task, cluster, code, summary)
+
+
+def counts(summary: Mapping[str, Any]) -> dict[str, int]:
+    """Count nodes by how they ended, and the changes."""
+    hosts = summary["hosts"].values()
+    return {
+        "nodes": len(hosts),
+        "failed": sum(1 for one in hosts if one["failures"]),
+        "unreachable": sum(1 for one in hosts if one["unreachable"]),
+        "changed": sum(one["changed"] for one in hosts),
+    }
+
+
+def took(seconds: float) -> str:
+    """Say how long it took."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def success(task: str, name: str, summary: Mapping[str, Any], check: bool) -> list[str]:
+    """Write the end of a run that went well."""
+    count = counts(summary)
+    changed = f"{count['changed']} {'would change' if check else 'changed'}"
+    lines = [f"{task} {name}: done in {took(summary['seconds'])}, {count['nodes']} nodes, {changed}"]
+    return lines + [f"  note: {note}" for note in summary.get("notes", ())]
+
+
+def failure(task: str, name: str, summary: Mapping[str, Any]) -> list[str]:
+    """Write the end of a run that failed: which node, which task, why."""
+    count = counts(summary)
+    lines = [
+        f"{task} {name}: FAILED after {took(summary['seconds'])}, of {count['nodes']} nodes "
+        f"{count['failed']} failed and {count['unreachable']} could not be reached"
+    ]
+    shown = summary["failures"][:SHOWN]
+    for one in shown:
+        lines += [f"  {one['node']} {one['state']} in {one['task']}  ({one['path']})", *(f"      {line}" for line in one["lines"][:LINES])]
+    if more := len(summary["failures"]) - len(shown):
+        lines.append(f"  and {more} more, see above")
+    return lines + [f"  note: {note}" for note in summary.get("notes", ())]
+
+
+def recording() -> str | None:
+    """Return where the last run can be looked at."""
+    server = os.environ.get("ARA_API_SERVER")
+    if not server:
+        local = ara.running()
+        server = local[1] if local else None
+    if not server:
+        return None
+    try:
+        opener = urllib.request.build_opener(*([] if os.environ.get("ARA_API_SERVER") else [urllib.request.ProxyHandler({})]))
+        with opener.open(f"{server}/api/v1/playbooks?limit=1&order=-id", timeout=2) as response:
+            return f"{server}/playbooks/{json.load(response)['results'][0]['id']}.html"
+    except (OSError, urllib.error.URLError, ValueError, LookupError):
+        return server
+
+
+def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | None, limit: str = "", check: bool = False) -> None:
+    """Say how it went, where to look and what to do next; raise unless all is well."""
+    if code == INTERRUPTED:
+        error = OperatorError(f"{task} {cluster.name}: interrupted. The same command goes on where it was.")
+        error.code = INTERRUPTED
+        raise error
+    if summary is None:
+        kind = Refusal if limit and code == 1 else Failure
+        raise kind(f"{task} {cluster.name}: ansible-playbook ended with {code} before the end of a run; its message is above.")
+    flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+    where = recording()
+    recorded = [f"  recorded: {where}"] if where else []
+    if code == 0:
+        lines = success(task, cluster.name, summary, check) + recorded
+        if task == "deploy" and not check:
+            lines.append(f"  next: ./bootstrap verify{flag}, ./bootstrap status{flag}")
+        print("\n" + "\n".join(lines))
+        return
+    lines = failure(task, cluster.name, summary) + recorded
+    nodes = sorted({one["node"] for one in summary["failures"]})
+    if nodes and task == "deploy":
+        look = f"./bootstrap lab.shell {nodes[0]}{flag}"
+        lines.append(f"  next: look ({look}), repair, and run the same command again, or for these nodes only: "
+                     f"./bootstrap deploy{flag} --limit {','.join(nodes)}")  # fmt: skip
+    raise Failure("\n" + "\n".join(lines))

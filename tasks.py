@@ -1,0 +1,252 @@
+"""The operator's manual: `./bootstrap --list` shows the contents, `./bootstrap --help TASK` a page."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from invoke import Collection, Context, Exit
+from invoke import task as invoke_task
+
+from beowulf.errors import OperatorError, Refusal
+
+CLUSTER = {"cluster": "name of the cluster: its rack file is inventory/NAME.rack.yml (default: lab)"}
+
+
+# No short options: of `--check` Invoke would make `-h`, which people type to get help.
+task = functools.partial(invoke_task, auto_shortflags=False)
+
+
+def plainly(body: Callable[..., None]) -> Callable[..., None]:
+    """End a task that fails with a sentence and the right exit code instead of a traceback."""
+
+    @functools.wraps(body)
+    def wrapper(*args: object, **kwargs: object) -> None:
+        try:
+            body(*args, **kwargs)
+        except OperatorError as error:
+            raise Exit(str(error) or None, code=error.code) from error
+        except KeyboardInterrupt as error:
+            raise Exit("interrupted", code=130) from error
+
+    return wrapper
+
+
+def find(cluster: str):  # noqa: ANN201  # imported late: the list of tasks is shown without reading racks
+    """Return a cluster by name."""
+    from beowulf.cluster import Cluster
+
+    return Cluster(cluster)
+
+
+@task(
+    help=CLUSTER
+    | {
+        "limit": "only these nodes or groups, as a pattern of Ansible's",
+        "tags": "only these roles, separated by commas",
+        "check": "say what would change, and change nothing",
+    },
+)
+@plainly
+def deploy(c: Context, cluster: str = "lab", limit: str = "", tags: str = "", check: bool = False) -> None:
+    """Bring the cluster to what its rack file says; the lab's nodes are made first."""
+    from beowulf.deploy import deploy as bring
+
+    bring(find(cluster), limit=limit, tags=tags, check=check)
+
+
+@task(help=CLUSTER | {"json": "for machines"})
+@plainly
+def verify(c: Context, cluster: str = "lab", json: bool = False) -> None:
+    """Test what the nodes of the live cluster do."""
+    from beowulf.verify import verify as test
+
+    test(find(cluster), as_json=json)
+
+
+@task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
+@plainly
+def status(c: Context, cluster: str = "lab", json: bool = False, watch: bool = False) -> None:
+    """Show who is up, who serves, and whether the servers agree."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from beowulf.status import gather, screen
+
+    chosen = find(cluster)
+    state = gather(chosen)
+    if json:
+        print(dump(state))
+    elif watch and sys.stdout.isatty():
+        with Live(screen(state), screen=True) as live:
+            while True:
+                time.sleep(5)
+                state = gather(chosen)
+                live.update(screen(state))
+    else:
+        Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 120).print(screen(state))
+    if not state["healthy"]:
+        raise Exit(code=1)
+
+
+def dump(data: object) -> str:
+    """Return data as JSON that people can read, too."""
+    return json.dumps(data, indent=1)
+
+
+@task(help={"file": "rack file (default: inventory/lab.rack.yml)"})
+@plainly
+def rack_check(c: Context, file: str = "") -> None:
+    """Check a rack file: every mistake in it, with its line."""
+    from beowulf.cluster import load_rack, rack_file
+
+    path = Path(file) if file else rack_file("lab")
+    if not path.is_file():
+        raise Refusal(f"There is no file {path}.")
+    rack = load_rack(path)
+    print(f"{path}: good, {len(rack.nodes)} nodes")
+
+
+@task()
+@plainly
+def rack_schema(c: Context) -> None:
+    """Print the JSON Schema of rack files, for editors."""
+    from beowulf.cluster import rack_schema as schema
+
+    print(dump(schema()))
+
+
+@task(help=CLUSTER)
+@plainly
+def lab_up(c: Context, cluster: str = "lab") -> None:
+    """Make and start the containers of the lab, with nothing but SSH in them."""
+    from beowulf.deploy import lab
+
+    lab(find(cluster), "lab.up")
+
+
+@task(help=CLUSTER)
+@plainly
+def lab_down(c: Context, cluster: str = "lab") -> None:
+    """Remove the containers and networks of the lab."""
+    from beowulf.deploy import lab
+
+    lab(find(cluster), "lab.down")
+
+
+@task(help=CLUSTER | {"node": "name of the node"}, positional=["node"])
+@plainly
+def lab_shell(c: Context, node: str, cluster: str = "lab") -> None:
+    """Open a shell on a node: on a container's console, or over SSH."""
+    chosen = find(cluster)
+    name = chosen.node(node)
+    terminal = ["--tty"] if sys.stdin.isatty() else []
+    console = ["podman", "exec", "--interactive", *terminal, chosen.container(name), "bash", "-l"]
+    command = console if chosen.is_lab else chosen.ssh(name)
+    if not shutil.which(command[0]):
+        raise Refusal(f"{command[0]} is not installed.")
+    raise Exit(code=subprocess.run(command, check=False).returncode)
+
+
+@task()
+@plainly
+def ara_serve(c: Context) -> None:
+    """Start the server of the recorded runs, and print its address."""
+    print(recorded("start"))
+
+
+@task()
+@plainly
+def ara_stop(c: Context) -> None:
+    """Stop the server of the recorded runs; the next run starts it again."""
+    print("stopped" if recorded("stop") else "it was not running")
+
+
+@task(help={"folder": "where to put the pages"}, positional=["folder"])
+@plainly
+def ara_report(c: Context, folder: str) -> None:
+    """Write the recorded runs as static pages."""
+    recorded("report", Path(folder).absolute())
+    print(f"{Path(folder) / 'index.html'}")
+
+
+def recorded(action: str, *args: object) -> object:
+    """Do something with the embedded ARA server."""
+    from beowulf import ara
+    from beowulf.errors import Failure
+
+    try:
+        return getattr(ara, action)(*args)
+    except ara.AraError as error:
+        raise Failure(f"The server of the recorded runs: {error}") from error
+
+
+@task()
+@plainly
+def test(c: Context) -> None:
+    """Run everything that CI runs: lint, unit, cluster."""
+    from beowulf import checks
+
+    checks.every()
+
+
+@task()
+@plainly
+def test_lint(c: Context) -> None:
+    """Run the linters."""
+    from beowulf import checks
+
+    checks.lint()
+
+
+@task()
+@plainly
+def test_unit(c: Context) -> None:
+    """Run the tests that need no node."""
+    from beowulf import checks
+
+    checks.unit()
+
+
+@task()
+@plainly
+def test_cluster(c: Context) -> None:
+    """Run the tests of the full lab: create, converge, repeat, verify, destroy."""
+    from beowulf import checks
+
+    checks.full_cluster()
+
+
+@task()
+@plainly
+def dev_lock(c: Context) -> None:
+    """Lock the versions in requirements/*.in again (needs uv)."""
+    from beowulf.environment import lock
+
+    lock()
+
+
+def group(name: str, default: object = None, **members: object) -> Collection:
+    """Return the tasks of a group, by their short names."""
+    collection = Collection(name)
+    for short, member in members.items():
+        collection.add_task(member, name=short, default=member is default)
+    return collection
+
+
+ns = Collection(
+    deploy,
+    verify,
+    status,
+    group("rack", check=rack_check, schema=rack_schema),
+    group("lab", up=lab_up, down=lab_down, shell=lab_shell),
+    group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
+    group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),
+    group("dev", lock=dev_lock),
+)

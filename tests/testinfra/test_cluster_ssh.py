@@ -1,0 +1,49 @@
+"""The account that runs parallel programs goes from node to node without a prompt, and only where it should."""
+
+from __future__ import annotations
+
+testinfra_hosts = ["ansible://mpi"]
+
+
+def as_user(host, command):
+    # testinfra takes 255, with which ssh fails, for a failure of its own connection.
+    return host.run("timeout 20 sudo -u mpi -H sh -c %s </dev/null || exit 1", command)
+
+
+def peers(host):
+    return [node for node in host.ansible.get_variables()["rack_mpi_hosts"] if node["name"] != host.check_output("hostname")]
+
+
+def test_every_name_of_every_peer_is_reached_without_a_prompt(host):
+    for peer in peers(host):
+        for name in (peer["name"], peer["fqdn"], peer["address"]):
+            result = as_user(host, f"ssh {name} hostname")
+            assert (result.rc, result.stdout.strip()) == (0, peer["name"]), result.stderr
+
+
+def test_an_unknown_host_key_is_refused(host):
+    name = peers(host)[0]["name"]
+    result = as_user(host, f"ssh -o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile=/dev/null {name} hostname")
+    assert result.rc == 1
+    assert "Host key verification failed" in result.stderr
+
+
+def test_the_key_of_another_node_is_refused(host):
+    """A key that leaves its node is worthless: here a peer's, offered by a key of our own making."""
+    name = peers(host)[0]["name"]
+    result = as_user(
+        host,
+        "key=$(mktemp -u) && trap 'rm -f $key $key.pub' EXIT && ssh-keygen -q -t ed25519 -N '' -f $key"
+        f" && ssh -o IdentitiesOnly=yes -o IdentityAgent=none -i $key {name} hostname",
+    )
+    assert result.rc == 1
+    assert "Permission denied" in result.stderr
+
+
+def test_no_node_has_the_private_key_of_another(host):
+    own = as_user(host, "ssh-keygen -y -f ~/.ssh/id_ed25519").stdout.split()[:2]
+    assert own[0] == "ssh-ed25519"
+    for peer in peers(host):
+        theirs = as_user(host, f"ssh {peer['name']} ssh-keygen -y -f .ssh/id_ed25519").stdout.split()[:2]
+        assert theirs[0] == "ssh-ed25519"
+        assert theirs[1] != own[1]

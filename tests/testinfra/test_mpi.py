@@ -1,0 +1,112 @@
+"""Parallel programs see each other on all the nodes of the herd, whichever node starts them."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+testinfra_hosts = ["ansible://mpi"]
+
+# Every rank contributes a megabyte, so that the answer has really crossed the network.
+PYTHON_PROGRAM = """
+import json
+import numpy
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+total = numpy.empty(131072)
+world.Allreduce(numpy.full(131072, world.rank + 1.0), total)
+names = world.gather(MPI.Get_processor_name())
+if world.rank == 0:
+    library = MPI.Get_library_version()
+    print(json.dumps({"size": world.size, "names": names, "totals": sorted(set(total)), "library": library}))
+"""
+
+C_PROGRAM = r"""
+#include <mpi.h>
+#include <stdio.h>
+
+int main(int argc, char **argv)
+{
+    int rank, size, length, total;
+    char name[MPI_MAX_PROCESSOR_NAME];
+
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Get_processor_name(name, &length);
+    rank++;
+    MPI_Allreduce(&rank, &total, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    printf("%d %s %d\n", size, name, total);
+    MPI_Finalize();
+    return 0;
+}
+"""
+
+
+def herd(host):
+    """Names of the nodes on which ranks are to run."""
+    return [node["name"] for node in host.ansible.get_variables()["rack_mpi_hosts"]]
+
+
+def as_user(host, command):
+    """Standard output of a command that the user of MPI gives in a login shell."""
+    result = host.run("timeout 60 sudo -u mpi -i sh -c %s || exit 1", command)
+    assert result.rc == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+def launch(host, command):
+    """Run one rank on each node of the herd."""
+    return as_user(host, f"mpiexec -ppn 1 -n {len(herd(host))} {command}")
+
+
+def encoded(source):
+    return base64.b64encode(source.encode()).decode()
+
+
+def test_python_ranks_compute_together_on_every_node(host):
+    nodes = herd(host)
+    output = launch(host, f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(PYTHON_PROGRAM)}\"))'")
+    answer = json.loads(output)
+    assert answer["size"] == len(nodes)
+    assert sorted(answer["names"]) == sorted(nodes)
+    assert answer["totals"] == [sum(range(1, len(nodes) + 1))]
+    assert "MPICH" in answer["library"]
+
+
+def test_c_ranks_compute_together_on_every_node(host):
+    nodes = herd(host)
+    program = f"/tmp/test_mpi.{host.backend.get_pytest_id().rpartition('/')[2]}"
+    compiler = f"echo {encoded(C_PROGRAM)} | base64 -d | mpicc -x c -o {program} -"
+    try:
+        launch(host, f"sh -c '{compiler}'")
+        lines = [line.split() for line in launch(host, program).splitlines()]
+    finally:
+        launch(host, f"rm -f {program}")
+    total = sum(range(1, len(nodes) + 1))
+    assert sorted(lines) == sorted([str(len(nodes)), node, str(total)] for node in nodes)
+
+
+def test_ranks_fill_the_slots_of_a_node_before_the_next(host):
+    first, second = host.ansible.get_variables()["rack_mpi_hosts"][:2]
+    names = as_user(host, f"mpiexec -n {first['slots'] + 1} hostname").split()
+    assert sorted(names) == sorted([first["name"]] * first["slots"] + [second["name"]])
+
+
+def test_a_command_over_ssh_needs_no_login_shell(host):
+    """What a person types as ``ssh node mpiexec …`` reads no profile."""
+    nodes = herd(host)
+    peer = next(node for node in nodes if node != host.check_output("hostname"))
+    names = as_user(host, f"ssh {peer} mpiexec -ppn 1 -n {len(nodes)} hostname").split()
+    assert sorted(names) == sorted(nodes)
+
+
+def test_messages_take_the_lan_and_nothing_else(host):
+    address = host.ansible.get_variables()["rack_address"]
+    devices = json.loads(host.check_output("ip -json -4 address show to %s", address))
+    output = launch(host, "env UCX_LOG_LEVEL=info python3 -c 'from mpi4py import MPI; MPI.COMM_WORLD.Barrier()'")
+    own = [line for line in output.splitlines() if f"[{host.check_output('hostname')}:" in line]
+    transports = [line.partition("inter-node cfg")[2] for line in own if "inter-node cfg" in line]
+    assert transports, output
+    assert all(f"(tcp/{devices[0]['ifname']})" in line and line.count("/") == line.count("tcp/") for line in transports), transports

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+CONTRACT = """deploy verify status rack.check rack.schema lab.up lab.down lab.shell ara.serve ara.report
+              test test.lint test.unit test.cluster""".split()
+
+
+def test_every_task_of_the_contract_is_there(operator):
+    shown = json.loads(operator("--list", "--list-format=json").stdout)
+    names = {one["name"] for one in shown["tasks"]}
+    for group in shown["collections"]:
+        names |= {f"{group['name']}.{one['name']}" for one in group["tasks"]}
+        names |= {group["name"]} if group["default"] else set()
+    assert set(CONTRACT) <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["deploy", "--cluster", "labb"], "There is no cluster 'labb': inventory/labb.rack.yml is missing. Did you mean lab? There are:"),
+        (["deploy", "--cluster", "../inventory/lab"], "There is no cluster '../inventory/lab'"),
+        (["status", "--cluster", ""], "There is no cluster ''"),
+        (["lab.shell", "nope"], "The cluster lab has no node 'nope'. It has: omega, psi"),
+        (["rack.check", "/no/such/file"], "There is no file /no/such/file."),
+        (["deploy", "--limt", "x"], "No idea what '--limt' is!"),
+        (["lab.shell"], "did not receive required positional arguments: 'node'"),
+        (["no.such.task"], "No idea what 'no.such.task' is!"),
+    ],
+)
+def test_mistakes_are_code_2_and_a_sentence(operator, arguments, words):
+    result = operator(*arguments)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_good_rack_file_is_code_0(operator):
+    result = operator("rack.check")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("lab.rack.yml: good, 8 nodes\n")
+
+
+def test_all_problems_of_a_rack_file_are_shown(operator, tmp_path):
+    rack = tmp_path / "bad.rack.yml"
+    rack.write_text("plugin: beowulf.cluster.rack\ncluster: x\ndomain: x.local\nnodes: {a: {type: computer}}\n")
+    result = operator("rack.check", str(rack))
+    assert result.returncode == 2
+    assert "The rack file is refused, it has " in result.stderr
+    assert "x.local" in result.stderr
+    assert "computer" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_schema_is_json(operator):
+    assert json.loads(operator("rack.schema").stdout)["$schema"]
+
+
+def test_a_cluster_of_real_machines_has_no_containers(operator, tmp_path):
+    result = operator("lab.down", "--cluster", "example")
+    assert result.returncode == 2
+    assert "The nodes of example are no containers" in result.stderr or "There is no cluster 'example'" in result.stderr
+
+
+def test_help_is_not_a_check_run(operator):
+    result = operator("deploy", "-h")
+    assert result.returncode == 0
+    assert "--limit" in result.stdout

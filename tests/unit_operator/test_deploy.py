@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+
+from beowulf import deploy
+from beowulf.cluster import Cluster
+from beowulf.errors import Failure, OperatorError, Refusal
+
+GOOD = {"ok": 5, "changed": 2, "failures": 0, "unreachable": 0}
+BAD = {"ok": 5, "changed": 1, "failures": 1, "unreachable": 0}
+GONE = {"ok": 0, "changed": 0, "failures": 0, "unreachable": 1}
+FAILURES = [{"node": "beta", "state": "failed", "task": "dns : Start BIND", "path": "roles/dns/tasks/main.yml:9", "lines": ["msg: no", "hint: x"]}]
+
+
+@pytest.fixture
+def lab():
+    return Cluster("lab")
+
+
+def test_options_are_one_argument_each():
+    assert deploy.options_for("a;b c", "x,y", True) == ["--limit=a;b c", "--tags=x,y", "--check"]
+    assert deploy.options_for("", "", False) == []
+
+
+def test_success_says_what_changed_where_to_look_and_what_next(lab, capsys):
+    summary = {"seconds": 75, "hosts": {"alpha": GOOD, "beta": GOOD}, "failures": [], "notes": ["no k3s"]}
+    deploy.conclude("deploy", lab, 0, summary)
+    shown = capsys.readouterr().out
+    assert "deploy lab: done in 1 min 15 s, 2 nodes, 4 changed" in shown
+    assert "note: no k3s" in shown
+    assert "next: ./bootstrap verify, ./bootstrap status" in shown
+
+
+def test_a_check_does_not_claim_changes(lab, capsys):
+    deploy.conclude("deploy", lab, 0, {"seconds": 1, "hosts": {"alpha": GOOD}, "failures": []}, check=True)
+    shown = capsys.readouterr().out
+    assert "2 would change" in shown
+    assert "next:" not in shown
+
+
+def test_failure_says_which_node_which_task_and_how_to_go_on(lab):
+    summary = {"seconds": 9, "hosts": {"alpha": GOOD, "beta": BAD, "gamma": GONE}, "failures": FAILURES}
+    with pytest.raises(Failure) as raised:
+        deploy.conclude("deploy", lab, 2, summary)
+    text = str(raised.value)
+    assert raised.value.code == 1
+    assert "FAILED after 9 s, of 3 nodes 1 failed and 1 could not be reached" in text
+    assert "beta failed in dns : Start BIND  (roles/dns/tasks/main.yml:9)" in text
+    assert "hint: x" in text
+    assert "./bootstrap deploy --limit beta" in text
+
+
+def test_a_limit_that_ansible_refuses_touches_nothing_and_is_code_2(lab):
+    with pytest.raises(Refusal) as raised:
+        deploy.conclude("deploy", lab, 1, None, limit="nosuch")
+    assert raised.value.code == 2
+
+
+def test_an_interrupt_says_how_to_go_on(lab):
+    with pytest.raises(OperatorError, match="interrupted") as raised:
+        deploy.conclude("deploy", lab, 130, None)
+    assert raised.value.code == 130
+
+
+def test_ssh_reaches_a_node_as_ansible_does(lab):
+    command = " ".join(lab.ssh("alpha"))
+    assert "StrictHostKeyChecking=yes" in command
+    assert "HostKeyAlias=alpha.lab.internal" in command
+    assert command.endswith(" 10.77.0.11")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from beowulf import process
+from beowulf.deploy import options_for
+
+ROOT = str(process.ROOT)
+
+
+def test_a_limit_stays_one_argument_whatever_is_in_it(tmp_path):
+    trap = tmp_path / "trap"
+    (tmp_path / "play.yml").write_text("- hosts: all\n  gather_facts: false\n  tasks: []\n")
+    options = options_for(f"compute;touch {trap};$(touch {trap})", f"a;touch {trap}", True)
+    command = [process.tool("ansible-playbook"), "-i", "h1,", str(tmp_path / "play.yml"), *options]
+    result = process.output(command, env=process.environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal"))
+    assert result.returncode != 0
+    assert "no hosts to target" in result.stderr
+    assert not trap.exists()
+
+
+def test_exit_codes_come_through():
+    assert process.run([sys.executable, "-c", "raise SystemExit(4)"]) == 4
+
+
+def test_a_missing_program_and_a_silent_one_are_failures():
+    assert process.output(["no-such-program"]).returncode == 127
+    assert process.output(["sleep", "9"], timeout=0.2).returncode == 124
+
+
+def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path):
+    child = (
+        "import signal, sys, time, pathlib\n"
+        f"signal.signal(signal.SIGINT, lambda *_: (pathlib.Path({str(tmp_path / 'told')!r}).touch(), sys.exit(1)))\n"
+        f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\ntime.sleep(30)\n"
+    )
+    parent = f"import sys; sys.path.insert(0, {ROOT!r})\nfrom beowulf.process import run\nsys.exit(run([sys.executable, '-c', {child!r}]))"
+    started = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(started.pid, signal.SIGINT)
+    _out, error = started.communicate(timeout=20)
+    assert started.returncode == process.INTERRUPTED
+    assert (tmp_path / "told").exists()
+    assert "Traceback" not in error
+
+
+def test_ansible_gets_an_encoding_it_accepts():
+    code = f"import sys; sys.path.insert(0, {ROOT!r}); from beowulf.process import environment; print(environment().get('LC_ALL'))"
+    env = os.environ | {"LC_ALL": "en_US.ISO-8859-1", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    shown = subprocess.run([sys.executable, "-c", code], env=env | {"LC_ALL": "POSIX"}, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "C.UTF-8"
