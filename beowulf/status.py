@@ -32,8 +32,8 @@ QUESTIONS = {
     "addresses": "ip -brief -4 address",
     "clock": "chronyc -c tracking",
     "uptime": "cat /proc/uptime",
-    "dhcp": f'test ! -S {KEA_SOCKET} || sudo -n python3 -c "{KEA_ASK}"',
 }
+DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"'}
 
 
 def script(questions: Mapping[str, str]) -> str:
@@ -59,10 +59,13 @@ def addresses(text: str) -> set[str]:
 
 
 def clock_offset(text: str) -> float | None:
-    """Return the seconds a clock is off, from `chronyc -c tracking`; None while it is not synchronised."""
+    """Return the seconds a clock is off, from `chronyc -c tracking`; None while it is not synchronised.
+
+    A server that keeps the cluster's time by itself, for want of one outside, is its own reference.
+    """
     fields = text.strip().split(",")
     try:
-        return float(fields[4]) if fields[1] and fields[0] not in ("00000000", "") else None
+        return float(fields[4]) if fields[0] != "00000000" and fields[13] != "Not synchronised" else None
     except (IndexError, ValueError):
         return None
 
@@ -92,9 +95,10 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     """Ask one node everything, over SSH."""
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+    questions = DHCP_QUESTIONS if cluster.rack.nodes[node].type == "lanservices" else QUESTIONS
     try:
         result = subprocess.run(
-            [*command, "sh", "-s"], input=script(QUESTIONS), capture_output=True, text=True, timeout=LIMIT,
+            [*command, "sh", "-s"], input=script(questions), capture_output=True, text=True, timeout=LIMIT,
             check=False, env=environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired:

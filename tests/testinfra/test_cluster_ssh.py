@@ -28,8 +28,7 @@ def test_an_unknown_host_key_is_refused(host):
     assert "Host key verification failed" in result.stderr
 
 
-def test_the_key_of_another_node_is_refused(host):
-    """A key that leaves its node is worthless: here a peer's, offered by a key of our own making."""
+def test_an_unknown_user_key_is_refused(host):
     name = peers(host)[0]["name"]
     result = as_user(
         host,

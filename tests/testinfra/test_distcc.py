@@ -31,7 +31,12 @@ try:
             reply += data
 except ConnectionResetError:
     pass
-print("object" if b"\\x7fELF" in reply and b"STAT00000000" in reply else "nothing", reply[:40])
+if b"\\x7fELF" in reply:
+    print("object")
+elif not reply:
+    print("nothing")
+else:
+    print("something", reply)
 """
 
 PORT = 3632
@@ -125,18 +130,18 @@ def test_a_build_in_a_login_shell_is_shared_and_remembered(host, project):
 
 def test_every_node_takes_jobs(host):
     for node in herd(host):
-        assert ask(host, "gcc", server=node["address"]).startswith("object"), node
+        assert ask(host, "gcc", server=node["address"])== "object", node
 
 
-@pytest.mark.parametrize("program", ["sh", "/bin/sh", "/usr/bin/python3", "/tmp/gcc", "../../bin/gcc", "/usr/lib/distcc/../../bin/sh"])
+@pytest.mark.parametrize("program", ["sh", "/bin/sh", "/usr/bin/python3", "/opt/gcc", "../../bin/gcc", "/usr/lib/distcc/../../bin/sh"])
 def test_what_is_no_compiler_is_refused(host, program):
     # A real compiler under that name: it would do the job, if only it were started.
-    host.check_output("install -m 0755 /dev/null /tmp/gcc && printf '#!/bin/sh\\nexec /usr/bin/gcc \"$@\"\\n' > /tmp/gcc")
+    host.check_output("install -m 0755 /dev/null /opt/gcc && printf '#!/bin/sh\\nexec /usr/bin/gcc \"$@\"\\n' > /opt/gcc")
     try:
-        assert ask(host, "gcc").startswith("object")
-        assert ask(host, program).startswith("nothing")
+        assert ask(host, "gcc") == "object"
+        assert ask(host, program) == "nothing"
     finally:
-        host.check_output("rm -f /tmp/gcc")
+        host.check_output("rm -f /opt/gcc")
 
 
 def test_a_client_outside_the_lan_is_refused(host):
@@ -144,8 +149,8 @@ def test_a_client_outside_the_lan_is_refused(host):
     stranger = "192.0.2.1"
     host.check_output("ip address add %s/32 dev lo", stranger)
     try:
-        assert ask(host, "gcc").startswith("object")
-        assert ask(host, "gcc", source=stranger).startswith("nothing")
+        assert ask(host, "gcc") == "object"
+        assert ask(host, "gcc", source=stranger) == "nothing"
     finally:
         host.check_output("ip address del %s/32 dev lo", stranger)
 
@@ -157,7 +162,8 @@ def test_only_the_lan_address_listens(host):
 
 
 def test_compilers_of_the_herd_are_the_same(host):
-    compilers = {node["name"]: at(host, node).check_output("gcc -dumpfullversion -dumpmachine") for node in herd(host)}
+    question = "gcc -dumpmachine && gcc -dumpfullversion && gcc -Q --help=target | grep -- -march="
+    compilers = {node["name"]: at(host, node).check_output(question) for node in herd(host)}
     assert len(set(compilers.values())) == 1, compilers
 
 
@@ -170,4 +176,4 @@ def test_the_service_comes_back_by_itself(host):
         before,
     )
     assert after not in ("0", before)
-    assert ask(host, "gcc").startswith("object")
+    assert ask(host, "gcc") == "object"

@@ -33,7 +33,11 @@ def test_all_kinds_run_and_the_table_says_how(monkeypatch, capsys):
         checks.every()
     shown = capsys.readouterr()
     assert "This machine cannot run the lab." in shown.err
-    assert [line.split()[:2] for line in shown.out.split("\n")[1:4]] == [["test.lint", "ok"], ["test.unit", "FAILED"], ["test.cluster", "ok"]]
+    assert [line.split()[:2] for line in shown.out.split("\n")[1:4]] == [
+        ["test.lint", "ok"],
+        ["test.unit", "FAILED"],
+        ["test.cluster", "ok"],
+    ]
 
 
 def test_the_summary_of_verify_has_every_outcome(tmp_path):

@@ -9,7 +9,9 @@ from beowulf.errors import Failure, OperatorError, Refusal
 GOOD = {"ok": 5, "changed": 2, "failures": 0, "unreachable": 0}
 BAD = {"ok": 5, "changed": 1, "failures": 1, "unreachable": 0}
 GONE = {"ok": 0, "changed": 0, "failures": 0, "unreachable": 1}
-FAILURES = [{"node": "beta", "state": "failed", "task": "dns : Start BIND", "path": "roles/dns/tasks/main.yml:9", "lines": ["msg: no", "hint: x"]}]
+FAILURES = [
+    {"node": "beta", "state": "failed", "task": "dns : Start BIND", "path": "roles/dns/tasks/main.yml:9", "lines": ["msg: no", "hint: x"]}
+]
 
 
 @pytest.fixture

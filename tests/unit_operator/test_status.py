@@ -47,7 +47,9 @@ def test_the_answers_of_a_node_are_taken_apart():
 def test_addresses_clock_and_dhcp_are_read():
     assert status.addresses(ADDRESSES) == {"127.0.0.1", "10.77.0.11", "10.77.0.5"}
     assert status.clock_offset(TRACKING) == pytest.approx(-0.000123)
-    assert status.clock_offset("00000000,,0,0.0,0.0") is None
+    assert status.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "7F7F0101,")) == pytest.approx(-0.000123)
+    assert status.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "00000000,")) is None
+    assert status.clock_offset(TRACKING.replace("Normal", "Not synchronised")) is None
     assert status.clock_offset("") is None
     assert status.ha_state(answer("partner-down")) == "partner-down"
     assert status.ha_state("") is None
@@ -62,7 +64,10 @@ def test_all_is_well(healthy):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s["nodes"].update(gamma={"type": "compute", "address": "x", "up": False, "reason": "No route"}), "gamma is down (No route)"),
+        (
+            lambda s: s["nodes"].update(gamma={"type": "compute", "address": "x", "up": False, "reason": "No route"}),
+            "gamma is down (No route)",
+        ),
         (lambda s: s["nodes"]["alpha"]["addresses"].remove("10.77.0.5"), "the VIP 10.77.0.5 is held by nobody"),
         (lambda s: s["nodes"]["beta"]["addresses"].append("10.77.0.5"), "the VIP 10.77.0.5 is held by alpha and beta"),
         (lambda s: s["nodes"]["beta"].update(dhcp="partner-down"), "DHCP on beta is partner-down"),

@@ -2,6 +2,8 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
+"""The inventory plugin: a thin layer between Ansible and plugin_utils/rack.py, which does the work without it."""
+
 from __future__ import annotations
 
 DOCUMENTATION = r"""
@@ -20,15 +22,16 @@ description:
     C(distcc), C(mpi) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute nodes that have them switched on.
   - "Variables of every host are C(rack_cluster), C(rack_domain), C(rack_dyn_domain), C(rack_timezone), C(rack_ssh_user),
     C(rack_ssh_private_key), C(rack_state_dir), C(rack_lab), C(rack_network), C(rack_nodes), C(rack_zones), C(rack_router),
-    C(rack_deployer), C(rack_lanservices), C(rack_dns_primary), C(rack_dns_secondaries), C(rack_ntp_servers), C(rack_mpi_hosts),
-    C(rack_distcc_hosts), C(rack_k3s_servers), C(rack_k3s_agents), C(rack_vrrp), C(rack_dhcp), C(rack_ca), C(rack_registry)."
+    C(rack_deployer), C(rack_lanservices), C(rack_dhcp_servers), C(rack_dns_primary), C(rack_dns_secondaries),
+    C(rack_ntp_servers), C(rack_mpi_hosts), C(rack_distcc_hosts), C(rack_k3s_servers), C(rack_k3s_agents), C(rack_vrrp),
+    C(rack_dhcp), C(rack_ca), C(rack_registry)."
   - "Variables of each host are C(ansible_host), C(rack_name), C(rack_fqdn), C(rack_type), C(rack_address), C(rack_mac),
     C(rack_board), C(rack_interface), C(rack_addressing), C(rack_uplink), C(rack_slots), C(rack_aliases), C(rack_functions); of a
     compute node also C(rack_k3s); of a lanservices node also C(rack_vrrp_priority), C(rack_dhcp_role), C(rack_dns_role),
     C(rack_peers)."
-  - In a rack of more than 128 nodes the lists that grow with it (C(rack_nodes), C(rack_zones), C(rack_mpi_hosts),
-    C(rack_distcc_hosts), C(rack_k3s_agents)) are variables of the deployer. On every other host they are templates
-    that look there, so that a play sees the same, and C(ansible-inventory --list) does not repeat them for each host.
+  - In a rack of more than 128 nodes the lists and mappings among the variables of every host are variables of the deployer alone.
+    Everywhere else they are templates that look there, so that a play sees the same, and C(ansible-inventory --list) does
+    not repeat them for each host.
 requirements:
   - pydantic >= 2 (on the controller)
   - redis (on the controller, for O(registry) only)
@@ -132,7 +135,9 @@ options:
         type: str
         choices: [primary, secondary]
       vrrp_priority:
-        description: The lanservices node with the higher number (1 to 254) holds the VIP first. By default 150 for the first one, 100 for the second.
+        description:
+          - The lanservices node with the higher number (1 to 254) holds the VIP first.
+          - By default 150 for the first one in the file, 100 for the second.
         type: int
   ssh:
     description: How the controller reaches the nodes.
@@ -277,6 +282,7 @@ keyed_groups:
 registry: redis://192.168.50.10:6379/0
 """
 
+from functools import lru_cache
 from typing import Any
 
 from ansible.errors import AnsibleParserError
@@ -297,7 +303,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
 
     NAME = "beowulf.cluster.rack"
 
-    # A rack file belongs to the operator: what `compose` makes of it may be a template. The variables of hosts never are.
+    # A rack file belongs to the operator, and every text in it was checked. What the registry says is added around this.
     trusted_by_default = True
 
     def verify_file(self, path: str) -> bool:
@@ -327,7 +333,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         for name, value in data.all_vars.items():
             self.inventory.set_variable("all", name, value)
         for host, variables in data.hosts.items():
-            self._add_host(host, variables)
+            self._add_host(host, _trusted(variables))
         for name, hosts in data.groups.items():
             for host in hosts:
                 self.inventory.add_child(name, host)
@@ -352,23 +358,30 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             return
         strangers, wrong = discovered(rack, leases)
         if wrong:
-            self.display.warning(f"The registry {rack.registry} holds {wrong} entries that are no leases of {rack.network.subnet}; left out.")
+            entries = f"{wrong} entries that are no leases of {rack.network.subnet}"
+            self.display.warning(f"The registry {rack.registry} holds {entries}; left out.")
         for host, variables in strangers.items():
             self._add_host(host, variables)
             self.inventory.add_child("discovered", host)
 
     def _add_host(self, name: str, variables: dict[str, Any]) -> None:
-        """Add a host with plain data: not marked as a template, as it holds none. This also halves the time of a large rack."""
+        """Add a host with its variables as they are, past InventoryData's marking of every text as trusted and where it came
+        from: that would trust strangers, and takes half the time of a large rack."""
         self.inventory.add_host(name)
         host = self.inventory.get_host(name)
         for key, value in variables.items():
             host.set_variable(key, value)
 
 
+_trusted_text = lru_cache(4096)(trust_as_template)  # many hosts share a type, a board, their functions
+
+
 def _trusted(value: Any) -> Any:
-    """``value`` with every text in it marked as a template of the operator's."""
+    """``value`` with every text in it marked as the operator's own."""
+    if isinstance(value, str):
+        return _trusted_text(value)
     if isinstance(value, dict):
         return {key: _trusted(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_trusted(each) for each in value]
-    return trust_as_template(value) if isinstance(value, str) else value
+    return value

@@ -118,16 +118,17 @@ class Conversation:
             self.socket.settimeout(left)
             try:
                 reply = parse(self.socket.recv(4096))
-            except socket.timeout:
+            except TimeoutError:
                 return
-            if reply and reply["xid"] == self.xid and reply["mac"] == self.mac:
-                if reply["options"].get(MESSAGE_TYPE, b"\0")[0] in kinds:
-                    yield reply
+            if reply and (reply["xid"], reply["mac"]) == (self.xid, self.mac) and reply["options"].get(MESSAGE_TYPE, b"\0")[0] in kinds:
+                yield reply
 
-    def discover(self, timeout):
-        """Yield the offers that arrive within `timeout` seconds. An offer binds nobody to anything."""
-        self.send(DISCOVER, [(PARAMETERS, bytes((NETMASK, ROUTER, DNS, DOMAIN)))])
-        yield from self.replies({OFFER}, timeout)
+    def discover(self, timeout, again=2.0):
+        """Yield the offers that arrive within `timeout` seconds, asking every `again` seconds. An offer binds nobody to anything."""
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            self.send(DISCOVER, [(PARAMETERS, bytes((NETMASK, ROUTER, DNS, DOMAIN)))])
+            yield from self.replies({OFFER}, min(again, left))
 
     def request(self, offer, timeout):
         """Take an offer: the server's answer (see `parse`), an ACK or a NAK, or None within `timeout` seconds."""

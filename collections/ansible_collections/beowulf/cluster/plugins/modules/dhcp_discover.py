@@ -9,7 +9,7 @@ module: dhcp_discover
 short_description: Ask a LAN which DHCP servers offer an address
 version_added: 0.1.0
 description:
-  - Broadcasts one DHCPDISCOVER (RFC 2131) and collects the offers. Takes none of them, so nothing changes anywhere.
+  - Broadcasts a DHCPDISCOVER (RFC 2131) every two seconds and collects the offers. Takes none of them, so nothing changes anywhere.
   - Needs root on the node, which may have an address on that interface or not.
 options:
   interface:
@@ -46,7 +46,7 @@ EXAMPLES = """
 
 RETURN = """
 offers:
-  description: One entry for each offer, in order of arrival.
+  description: One entry for each server, in order of arrival.
   returned: always
   type: list
   elements: dict
@@ -82,8 +82,10 @@ def main():
         mac = dhcp.parse_mac(module.params["mac"]) if module.params["mac"] else None
         with dhcp.Conversation(module.params["interface"], mac) as client:
             for reply in client.discover(module.params["timeout"]):
-                offers.append({**dhcp.describe(reply), "after": round(time.monotonic() - start, 3)})
-                if offers[-1]["server"] in module.params["until"]:
+                offer = dhcp.describe(reply)
+                if offer["server"] not in [known["server"] for known in offers]:
+                    offers.append({**offer, "after": round(time.monotonic() - start, 3)})
+                if offer["server"] in module.params["until"]:
                     break
     except ValueError as exc:
         module.fail_json(msg=str(exc))

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_derive import Inventory, derive
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Problem, RackError, Refused, nearest, show
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Problem, RackError, Refused, nearest
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import Report, check_file, check_relations
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import Model, Rack, rack_schema, salvage
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import Loc, read_source, want_text

@@ -15,8 +15,8 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import
 
 CHILDREN = {"dns": ("dns_primary", "dns_secondary"), "k3s": ("k3s_server", "k3s_agent")}
 LARGE = 128
-"""Above so many nodes the lists that grow with the rack are variables of the deployer, and everyone else refers to them."""
-GROWING = ("rack_nodes", "rack_zones", "rack_mpi_hosts", "rack_distcc_hosts", "rack_k3s_agents")
+"""Above so many nodes, lists and mappings are variables of the deployer alone, and everyone else refers to them: repeated for
+each of 10,000 hosts, as `ansible-inventory --list` does, the list of all nodes alone would fill 30 GB."""
 
 
 @dataclass
@@ -51,9 +51,10 @@ def derive(rack: Rack) -> Inventory:
                 inventory.groups[function].append(name)
     if len(hosts) > LARGE:
         deployer = inventory.groups["deployer"][0]
-        for key in GROWING:
-            hosts[deployer][key] = inventory.all_vars[key]
-            inventory.all_vars[key] = f"{{{{ hostvars['{deployer}']['{key}'] }}}}"
+        for key, value in inventory.all_vars.items():
+            if isinstance(value, list | dict):
+                hosts[deployer][key] = value
+                inventory.all_vars[key] = f"{{{{ hostvars['{deployer}']['{key}'] }}}}"
     return inventory
 
 

@@ -107,5 +107,5 @@ def _ask(url: str, cluster: str, password: str | None, deadline: float, answer: 
                 if len(leases) >= MAX_LEASES:
                     break
         answer.append(leases)
-    except Exception as exc:  # whatever it is, the inventory goes on without the registry and says why
+    except Exception as exc:  # noqa: BLE001  # whatever it is, the inventory goes on without the registry and says why
         answer.append(exc)

@@ -253,7 +253,8 @@ def _check_pool(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
     elif inside:
         names = ", ".join(who for who, _where, _address in inside)
         rule = f"overlaps the addresses of {len(inside)}: {names}"
-        report.add(loc, rule, "the pool is for machines that are not in this file", also=tuple(where for _who, where, _address in inside), value=str(pool))
+        also = tuple(where for _who, where, _address in inside)
+        report.add(loc, rule, "the pool is for machines that are not in this file", also=also, value=str(pool))
     elif int(pool.end) == int(pool.start):
         report.add(loc, "has 1 address, at least 2 are needed: one for a new machine, one for a declined lease", value=str(pool))
 
@@ -333,10 +334,7 @@ def _check_k3s(report: Report, nodes: dict[str, Node]) -> None:
     """An odd number of servers keeps a majority (etcd); there is no k3s for ARMv6."""
     servers = [name for name, node in nodes.items() if node.k3s == "server"]
     agents = [name for name, node in nodes.items() if node.k3s == "agent"]
-    unclear = any(
-        isinstance(raw, dict) and "k3s" in raw and (node := nodes.get(name)) and node.k3s is None
-        for name, raw in (report.source.data.get("nodes") or {}).items()
-    ) if isinstance(report.source.data.get("nodes"), dict) else True
+    unclear = any(node.k3s is None and "k3s" in report.source.data["nodes"][name] for name, node in nodes.items())
     for name in (*servers, *agents):
         if nodes[name].board in ARMV6:
             rule = f"asks for k3s on a {nodes[name].board}, and there is no k3s for its ARMv6 processor"

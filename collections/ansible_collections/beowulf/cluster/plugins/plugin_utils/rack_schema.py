@@ -9,7 +9,7 @@ from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, PlainValidator, PrivateAttr, TypeAdapter, ValidationError, WithJsonSchema
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack_values as values
 
@@ -23,6 +23,7 @@ ARMV6 = tuple(board for board, slots in BOARDS.items() if slots == 1)
 
 _IPV4 = r"^(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])){3}$"
 _LABEL = r"^(?!-)(?![0-9]+$)[a-z0-9-]{1,63}(?<!-)$"
+_MAC = r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$|^[0-9A-Fa-f]{12}$|^([0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}$"
 _DOMAIN = r"^(?!.*\.local$)(?!-)[a-z0-9-]{1,63}(\.[a-z0-9-]{1,63})+$"
 
 
@@ -44,7 +45,7 @@ Domain = Annotated[str, *_string(values.domain, _DOMAIN, maxLength=253)]
 Address = Annotated[IPv4Address, *_string(values.address, _IPV4)]
 Subnet = Annotated[IPv4Network, *_string(values.subnet, _IPV4[:-1] + r"/(1[6-9]|2[0-9])$")]
 Pool = Annotated[values.Pool, *_string(values.pool, _IPV4[:-1] + r" *- *" + _IPV4[1:])]
-Mac = Annotated[str, *_string(values.mac, r"^[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}$|^[0-9A-Fa-f]{12}$|^([0-9A-Fa-f]{4}\.){2}[0-9A-Fa-f]{4}$")]
+Mac = Annotated[str, *_string(values.mac, _MAC)]
 Forwarder = Annotated[str, *_string(values.forwarder, _IPV4 + r"|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$")]
 NtpServer = Annotated[str, *_string(values.ntp_server, r"^[A-Za-z0-9.:-]+$")]
 Bool = Annotated[bool, PlainValidator(values.boolean), WithJsonSchema({"type": "boolean"})]
@@ -225,8 +226,6 @@ def rack_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a rack file, for editors. It knows single keys; `load_rack` knows how they relate."""
     schema = Rack.model_json_schema()
     schema["properties"]["nodes"]["propertyNames"] = {"pattern": _LABEL}
-    for name in ("plugin",):
-        schema["properties"][name]["const"] = schema["properties"][name].pop("enum")[0]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": f"Rack file of {PLUGIN}"}
 
 
@@ -238,10 +237,10 @@ def salvage(model: type[BaseModel], data: dict[str, Any]) -> Any:
             built[name] = None if field.is_required() else field.get_default(call_default_factory=True)
             continue
         value, inner = data[name], _inner_model(field.annotation)
-        if inner and isinstance(value, dict):
-            nested = model is Rack and name == "nodes"
-            entries = {key: salvage(inner, each) for key, each in value.items() if isinstance(each, dict)} if nested else None
-            built[name] = entries if nested else salvage(inner, value)
+        if inner is Node and isinstance(value, dict):
+            built[name] = {key: salvage(Node, each) for key, each in value.items() if isinstance(each, dict)}
+        elif inner and isinstance(value, dict):
+            built[name] = salvage(inner, value)
         elif isinstance(value, list) and isinstance(field.default, list):
             built[name] = [good[0] for each in value if (good := _accepted(model, name, [each]))]
         else:

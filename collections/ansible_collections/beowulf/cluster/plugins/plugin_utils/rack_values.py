@@ -155,10 +155,8 @@ def mac(value: Any) -> str:
 def address(value: Any) -> IPv4Address:
     """An IPv4 address, without a prefix length."""
     try:
-        return IPv4Address(value if isinstance(value, str) else text(value))
+        return IPv4Address(value if isinstance(value, str) else "")
     except ValueError as exc:
-        if isinstance(exc, Refused):
-            raise
         value = text(value)
         if "/" in value:
             hint = f"write {value.partition('/')[0]}"
@@ -306,7 +304,8 @@ def expression(value: Any) -> str:
     """A Jinja2 expression, as text."""
     if not isinstance(value, str) or not value.strip():
         hint = "" if value is None or isinstance(value, str | list | dict) else f'quote it: "{value}"'
-        raise Refused("is an empty expression" if isinstance(value, str) else f"must be a Jinja2 expression, as text, but {want_text(value)}", hint)
+        rule = "is an empty expression" if isinstance(value, str) else f"must be a Jinja2 expression, as text, but {want_text(value)}"
+        raise Refused(rule, hint)
     return value
 
 

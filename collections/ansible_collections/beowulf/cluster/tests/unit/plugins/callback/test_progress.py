@@ -1,0 +1,143 @@
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person sees of a run, in a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import progress_lines as say
+
+COLLECTIONS = Path(__file__).resolve().parents[7]
+PLAY = """
+- name: First things
+  hosts: all
+  gather_facts: false
+  connection: local
+  tasks:
+    - {name: Skip it, ansible.builtin.debug: {msg: never}, when: false}
+    - {name: Show a word, ansible.builtin.debug: {msg: a word}, when: inventory_hostname == 'h1'}
+    - {name: Change two, ansible.builtin.command: "true", changed_when: "inventory_hostname in ['h1', 'h2']", notify: Handle}
+    - {name: Take long, ansible.builtin.command: "sleep {{ 5 if inventory_hostname == 'h3' else 0 }}", changed_when: false}
+    - {name: Hide it, ansible.builtin.command: sh -c 'echo secret; exit 1', no_log: true, when: inventory_hostname == 'h2'}
+    - name: Break an item
+      ansible.builtin.command: sh -c 'echo Could not get lock >&2; exit {{ item }}'
+      changed_when: false
+      loop: [0, 3]
+      when: inventory_hostname == 'h3'
+    - {name: Keep a note, ansible.builtin.set_stats: {data: {notes: [left out]}}, run_once: true}
+  handlers:
+    - {name: Handle, ansible.builtin.command: "true"}
+- {name: Nobody, hosts: nosuch, tasks: []}
+- name: Last things
+  hosts: h1
+  gather_facts: false
+  tasks:
+    - {name: Go on, ansible.builtin.debug: {var: inventory_hostname}}
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("progress")
+    (folder / "play.yml").write_text(PLAY)
+    (folder / "ansible.cfg").write_text("[defaults]\n")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "BEOWULF_"))}
+    env |= {
+        "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+        "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+        "ANSIBLE_STDOUT_CALLBACK": "beowulf.cluster.progress",
+        "BEOWULF_PROGRESS_PATIENCE": "1",
+        "BEOWULF_PROGRESS_SUMMARY": str(folder / "summary.json"),
+    }
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "h1,h2,h3,", str(folder / "play.yml")]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
+    assert result.returncode == 2, result.stderr
+    return result.stdout, json.loads((folder / "summary.json").read_text())
+
+
+def test_plays_are_counted_and_empty_ones_left_out(run):
+    assert "[1/3] First things (h1, h2, h3)" in run[0]
+    assert "[3/3] Last things (h1)" in run[0]
+    assert "Nobody" not in run[0]
+
+
+def test_a_task_is_one_line_with_the_changed_nodes(run):
+    assert run[0].count("Change two: changed: h1, h2, 1 ok") == 1
+    assert "Skip it" not in run[0]
+    assert "        h1: a word" in run[0]
+
+
+def test_a_long_task_says_whom_it_waits_for(run):
+    waiting = re.search(r"Take long: \d+ s, waiting for h3$", run[0], re.MULTILINE)
+    assert waiting
+    assert waiting.start() < run[0].index("Take long: 3 ok")
+
+
+def test_a_failure_is_printed_in_full_with_a_hint(run):
+    for line in ("h3 FAILED in Break an item", "item 3:", "rc: 3", "stderr: Could not get lock", "hint: another package manager"):
+        assert line in run[0]
+    assert "Break an item: FAILED: h3" in run[0]
+
+
+def test_no_secret_is_shown(run):
+    assert "h2 FAILED in Hide it" in run[0]
+    assert "secret" not in run[0]
+    assert "secret" not in json.dumps(run[1])
+
+
+def test_the_end_is_a_table_by_node_the_times_and_the_notes(run):
+    lines = [line.split() for line in run[0].splitlines()]
+    assert lines[lines.index(["node", "ok", "changed", "failed", "skipped"]) + 3][:4] == ["h3", "2", "0", "1"]
+    assert ["play", "time"] in lines
+    assert "note: left out" in run[0]
+
+
+def test_the_summary_is_for_machines(run):
+    summary = run[1]
+    assert {failure["node"]: failure["state"] for failure in summary["failures"]} == {"h2": "failed", "h3": "failed"}
+    assert summary["hosts"]["h1"]["changed"] >= 1
+    assert summary["notes"] == ["left out"]
+    assert [play["name"] for play in summary["plays"]] == ["First things", "Nobody", "Last things"]
+
+
+def test_many_hosts_are_not_all_listed():
+    assert say.names(f"n{number:02d}" for number in range(30)).endswith("n07 and 22 more")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Host key verification failed.", "./bootstrap node.replace beta"),
+        ("admin@x: Permission denied (publickey).", "does not accept the key"),
+        ("ssh: connect to host x port 22: No route to host", "is the node on"),
+        ("E: Could not get lock /var/lib/dpkg/lock-frontend", "another package manager"),
+        ("OSError: [Errno 28] No space left on device", "df -h on beta"),
+        ("'x' is undefined", "rack.check"),
+    ],
+)
+def test_known_messages_have_a_hint(message, words):
+    assert words in say.hint("beta", message)
+
+
+def test_an_unknown_message_has_none():
+    assert say.hint("beta", "non-zero return code") is None
+
+
+def test_a_long_output_keeps_its_end():
+    text = say.tail("\n".join(map(str, range(100))))
+    assert text.startswith("(75 lines before)\n75\n")
+    assert text.endswith("\n99")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (75.2, "1 min 15 s")])
+def test_times_are_said_as_people_do(seconds, text):
+    assert say.duration(seconds) == text

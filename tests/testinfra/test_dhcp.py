@@ -1,0 +1,65 @@
+"""The LAN servers lease: asked from compute nodes, as themselves and as strangers."""
+
+import json
+
+testinfra_hosts = ["ansible://compute"]
+
+
+def interface_of(host, mac):
+    return host.check_output(f"ip -oneline link | grep -i {mac} | cut -d: -f2 | cut -d@ -f1").strip()
+
+
+def test_holds_its_reserved_address_from_the_lan_servers(host, hostvars, rack):
+    own = hostvars[host.backend.host]
+    interface = interface_of(host, own["rack_mac"])
+    lease = json.loads(host.check_output(f"networkctl --json=short status {interface}"))
+    assert own["rack_address"] in host.interface(interface).addresses
+    state = host.check_output(f"sudo cat /run/systemd/netif/leases/{lease['Index']}")
+    values = dict(line.split("=", 1) for line in state.splitlines() if "=" in line and not line.startswith("#"))
+    assert values["ADDRESS"] == own["rack_address"]
+    assert values["SERVER_ADDRESS"] in [server["address"] for server in rack["rack_lanservices"]]
+
+
+def test_the_primary_knows_the_lease(host, hostvars, rack, node):
+    own = hostvars[host.backend.host]
+    for server in rack["rack_lanservices"]:
+        leases = node(server["name"]).check_output("sudo cat /var/lib/kea/kea-leases4.csv")
+        known = [line.split(",")[1] for line in leases.splitlines() if line.startswith(own["rack_address"] + ",")]
+        assert own["rack_mac"] in known, f"{server['name']} does not know the lease"
+
+
+def test_leases_to_a_stranger_from_the_pool_for_a_short_time(host, hostvars, rack, python):
+    interface = interface_of(host, hostvars[host.backend.host]["rack_mac"])
+    lease = python(
+        host,
+        f"""
+with Conversation({interface!r}) as client:
+    offer = next(client.discover(10))
+    ack = client.request(offer, 5)
+    kind = ack["options"][MESSAGE_TYPE][0]
+    client.release(ack)
+print(json.dumps({{**describe(ack), "kind": kind}}))
+""",
+    )
+    network = rack["rack_network"]
+    assert lease["kind"] == 5, "not an ACK"
+    number = [int(part) for part in lease["address"].split(".")]
+    assert [int(part) for part in network["pool_start"].split(".")] <= number <= [int(part) for part in network["pool_end"].split(".")]
+    assert lease["lease_time"] == rack["rack_dhcp"]["pool_lifetime"]
+    assert lease["server"] in [server["address"] for server in rack["rack_lanservices"]]
+    assert lease["routers"] == [network["gateway"]]
+    assert lease["dns"] == [network["vip"], *(server["address"] for server in rack["rack_lanservices"])]
+    assert lease["domain"] == rack["rack_domain"]
+
+
+def test_offers_a_known_mac_its_own_address_and_nobody_else_does(host, hostvars, rack, python):
+    own = hostvars[host.backend.host]
+    offers = python(
+        host,
+        f"""
+with Conversation({interface_of(host, own["rack_mac"])!r}, parse_mac({own["rack_mac"]!r})) as client:
+    print(json.dumps([describe(offer) for offer in client.discover(2)]))
+""",
+    )
+    assert {offer["address"] for offer in offers} == {own["rack_address"]}
+    assert {offer["server"] for offer in offers} <= {server["address"] for server in rack["rack_lanservices"]}

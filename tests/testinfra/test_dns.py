@@ -1,0 +1,77 @@
+"""Both LAN servers answer for the cluster and for the world; the secondary follows the primary."""
+
+import pytest
+
+testinfra_hosts = ["ansible://compute"]
+
+
+def servers(rack):
+    return [rack["rack_network"]["vip"], *(server["address"] for server in rack["rack_lanservices"])]
+
+
+def dig(host, server, *question):
+    return host.check_output(f"dig +time=2 +tries=1 +short @{server} {' '.join(question)}").splitlines()
+
+
+def test_every_record_of_the_rack_from_both_servers(host, rack):
+    for zone in rack["rack_zones"]:
+        names = {(record["name"], record["type"]) for record in zone["records"]}
+        for server in servers(rack)[1:]:
+            for name, kind in names:
+                wanted = {each["value"] for each in zone["records"] if (each["name"], each["type"]) == (name, kind)}
+                full = f"{zone['name']}." if name == "@" else f"{name}.{zone['name']}."
+                assert set(dig(host, server, full, kind)) == wanted, f"{full} {kind} from {server}"
+
+
+def test_resolves_through_the_floating_address(host, rack):
+    node = rack["rack_nodes"][-1]
+    vip = rack["rack_network"]["vip"]
+    assert host.check_output("awk '$1 == \"nameserver\" {print $2}' /etc/resolv.conf").splitlines() == servers(rack)
+    assert dig(host, vip, node["fqdn"]) == [node["address"]]
+    assert dig(host, vip, "-x", node["address"]) == [node["fqdn"] + "."]
+
+
+@pytest.mark.parametrize("server", [1, 2])
+def test_serials_are_equal_and_authoritative(host, rack, server):
+    for zone in rack["rack_zones"]:
+        first, this = servers(rack)[1], servers(rack)[server]
+        assert dig(host, this, zone["name"], "SOA") == dig(host, first, zone["name"], "SOA")
+        flags = host.check_output(f"dig @{this} {zone['name']} SOA | sed -n 's/^;; flags: \\([a-z ]*\\);.*/\\1/p'")
+        assert "aa" in flags.split()
+
+
+def test_transfers_need_the_key(host, rack):
+    for server in servers(rack)[1:]:
+        answer = host.run(f"dig +time=2 +tries=1 @{server} {rack['rack_domain']} AXFR")
+        assert "Transfer failed" in answer.stdout
+
+
+def test_a_change_reaches_the_secondary_by_notify(host, rack, node, eventually):
+    """The refresh time of the zone is minutes: what arrives within seconds came by NOTIFY. The change goes back afterwards."""
+    primary = node(rack["rack_dns_primary"]["name"])
+    secondary = rack["rack_dns_secondaries"][0]["address"]
+    domain, path = rack["rack_domain"], f"/var/lib/bind/{rack['rack_domain']}.zone"
+    serial = int(dig(host, secondary, domain, "SOA")[0].split()[2])
+    assert dig(host, secondary, f"notified.{domain}", "TXT") == []
+    primary.check_output(f"sudo cp --preserve {path} {path}.kept")
+    try:
+        edit = f"s/ {serial} 300 60 / {serial + 1} 300 60 /; $ a notified TXT here"
+        primary.check_output(f"sudo sed -i '{edit}' {path} && sudo rndc reload {domain}")
+        eventually(lambda: dig(host, secondary, f"notified.{domain}", "TXT") == ['"here"'], 10)
+    finally:
+        back = f"s/ {serial} 300 60 / {serial + 2} 300 60 /; s/ serial {serial}$/ serial {serial + 2}/"
+        primary.check_output(f"sudo mv {path}.kept {path} && sudo sed -i '{back}' {path} && sudo rndc reload {domain}")
+    eventually(lambda: dig(host, secondary, f"notified.{domain}", "TXT") == [], 10)
+
+
+def test_changes_by_strangers_are_refused(host, rack):
+    update = f"server {servers(rack)[1]}\\nzone {rack['rack_domain']}\\nupdate add stray.{rack['rack_domain']} 60 A 192.0.2.1\\nsend\\n"
+    answer = host.run(f"printf '{update}' | nsupdate -t 3")
+    assert answer.rc != 0
+    assert "REFUSED" in answer.stderr
+    assert dig(host, servers(rack)[1], f"stray.{rack['rack_domain']}") == []
+
+
+def test_does_not_tell_its_version(host, rack):
+    for server in servers(rack)[1:]:
+        assert dig(host, server, "version.bind", "CH", "TXT") == []
