@@ -64,7 +64,7 @@ def command(plain: Path, summary: Path, extra: Sequence[str] = ()) -> list[str]:
     """Return the pytest command for a cluster with a plain inventory."""
     return [
         tool("python"), "-m", "pytest", TESTS, "-p", "beowulf.verify", f"--summary={summary}",
-        "--hosts=ansible://all", f"--ansible-inventory={plain}", *extra,
+        f"--ansible-inventory={plain}", *extra,
     ]  # fmt: skip
 
 

@@ -53,9 +53,7 @@ def neighbours(host):
 
 def at(host, node):
     """Another node, reached the way this one is."""
-    return host.get_host(
-        f"ansible://{node['name']}", ansible_inventory=host.backend.ansible_inventory, ssh_config=host.backend.ssh_config
-    )
+    return host.get_host(f"ansible://{node['name']}", ansible_inventory=host.backend.ansible_inventory, ssh_config=host.backend.ssh_config)
 
 
 def jobs(host, mark):
@@ -77,7 +75,7 @@ def project(host):
     folder = f"/tmp/{mark}"
     host.check_output("install -d -o nobody %s", folder)
     for number in range(FILES):
-        source = f"#include <stdio.h>\nint {mark}_{number}(int n) {{ return n ? printf(\"%d\", n) : {number}; }}\n"
+        source = f'#include <stdio.h>\nint {mark}_{number}(int n) {{ return n ? printf("%d", n) : {number}; }}\n'
         host.check_output("printf %%s %s > %s/%s_%s.c", source, folder, mark, str(number))
     yield folder, mark
     host.check_output("rm -rf %s", folder)
@@ -130,7 +128,7 @@ def test_a_build_in_a_login_shell_is_shared_and_remembered(host, project):
 
 def test_every_node_takes_jobs(host):
     for node in herd(host):
-        assert ask(host, "gcc", server=node["address"])== "object", node
+        assert ask(host, "gcc", server=node["address"]) == "object", node
 
 
 @pytest.mark.parametrize("program", ["sh", "/bin/sh", "/usr/bin/python3", "/opt/gcc", "../../bin/gcc", "/usr/lib/distcc/../../bin/sh"])

@@ -105,8 +105,14 @@ def test_a_command_over_ssh_needs_no_login_shell(host):
 def test_messages_take_the_lan_and_nothing_else(host):
     address = host.ansible.get_variables()["rack_address"]
     devices = json.loads(host.check_output("ip -json -4 address show to %s", address))
-    output = launch(host, "env UCX_LOG_LEVEL=info python3 -c 'from mpi4py import MPI; MPI.COMM_WORLD.Barrier()'")
-    own = [line for line in output.splitlines() if f"[{host.check_output('hostname')}:" in line]
-    transports = [line.partition("inter-node cfg")[2] for line in own if "inter-node cfg" in line]
-    assert transports, output
+    own = host.check_output("hostname")
+    log = f"/tmp/test_mpi.log.{own}"
+    try:
+        # One file for each node (%h): ranks that share an output interrupt each other.
+        launch(host, f"env UCX_LOG_LEVEL=info UCX_LOG_FILE={log}.%h python3 -c 'from mpi4py import MPI; MPI.COMM_WORLD.Barrier()'")
+        lines = host.check_output("cat %s", f"{log}.{own}").splitlines()
+    finally:
+        launch(host, f"sh -c 'rm -f {log}.*'")
+    transports = [line.partition("inter-node cfg")[2] for line in lines if "inter-node cfg" in line]
+    assert transports, lines
     assert all(f"(tcp/{devices[0]['ifname']})" in line and line.count("/") == line.count("tcp/") for line in transports), transports

@@ -68,7 +68,7 @@ def show(value: Any, limit: int = 60) -> str:
         return ""
     if isinstance(value, str):
         return f"'{printable(value, limit)}'"
-    return "true" if value is True else "false" if value is False else "(nothing)" if value is None else str(value)
+    return "true" if value is True else "false" if value is False else "(nothing)" if value is None else printable(str(value), limit)
 
 
 def printable(text: str, limit: int = 60) -> str:

@@ -54,7 +54,7 @@ def discovered(rack: Rack, leases: dict[bytes, bytes]) -> tuple[dict[str, dict[s
     known_addresses = {node.address for node in rack.nodes.values()} | {rack.network.vip}
     found: dict[str, dict[str, Any]] = {}
     wrong = 0
-    for raw_mac, raw_lease in sorted(leases.items()):
+    for raw_mac, raw_lease in leases.items():
         try:
             mac, lease = values.mac(raw_mac.decode()), _lease(raw_lease)
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -74,13 +74,15 @@ def discovered(rack: Rack, leases: dict[bytes, bytes]) -> tuple[dict[str, dict[s
             "discovered_hostname": lease["hostname"],
             "discovered_seen": lease["seen"],
         }
-    return found, wrong
+    return dict(sorted(found.items())), wrong
 
 
 def _lease(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_LEASE_BYTES:
         raise Refused("is too long for a lease")
     lease = json.loads(raw)
+    if not isinstance(lease, dict):
+        raise Refused("is not a mapping")
     hostname, seen = lease.get("hostname") or None, lease.get("seen")
     if isinstance(seen, str):
         seen = seen if _SEEN.match(seen) else None

@@ -132,7 +132,7 @@ def _check_names(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
     for group in _keys(report, "groups"):
         if group in (*GROUPS, "all", "ungrouped", "discovered"):
             report.add(("groups", group), "is a group of the plugin's own", "choose another name", at_key=True)
-    longest = max(map(len, nodes), default=0)
+    longest = max((len(name) for name in nodes if len(name) < 64), default=0)
     if rack.domain and longest + 1 + len(rack.domain) > 253:
         rule = f"is too long: with the longest node name it has {longest + 1 + len(rack.domain)} characters, DNS allows 253"
         report.add(("domain",), rule, value=rack.domain)

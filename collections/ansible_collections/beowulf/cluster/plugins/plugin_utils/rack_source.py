@@ -34,7 +34,7 @@ _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fals
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})\Z")
 _FLOAT = re.compile(r"[-+]?[0-9]+\.[0-9]+\Z")
 _TRAPS = (  # YAML 1.1 types (https://yaml.org/type/) that YAML 1.2 dropped or reads as something else
-    (re.compile(r"(?i:yes|no|on|off|y|n)\Z"), "a boolean"),
+    (re.compile(r"(?i:yes|no|on|off)\Z"), "a boolean"),
     (re.compile(r"[-+]?0[0-9_]+\Z"), "an octal number"),
     (re.compile(r"[-+]?0[xob][0-9a-fA-F_]+\Z"), "a hexadecimal, octal or binary number"),
     (re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?\Z"), "a number in base 60"),
@@ -54,7 +54,7 @@ class Trap:
     kind: str
 
     def __str__(self) -> str:
-        return self.raw
+        return printable(self.raw, 40)
 
 
 class _Composer(CParser):
@@ -269,7 +269,7 @@ def resolve(raw: str) -> Any:
 def want_text(value: Any) -> str:
     """Why ``value`` is not text, as the end of a sentence."""
     if isinstance(value, Trap):
-        return f"YAML reads a bare {value.raw} as {value.kind}"
+        return f"YAML reads a bare {value} as {value.kind}"
     if value is None:
         return "there is nothing"
     kinds = {str: "the text", bool: "the boolean", int: "the number", float: "the number", dict: "a mapping", list: "a list"}

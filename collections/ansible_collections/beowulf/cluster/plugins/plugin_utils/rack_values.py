@@ -55,8 +55,7 @@ class Pool(NamedTuple):
 def text(value: Any) -> str:
     """One line of text without anything a template or a shell would act on."""
     if not isinstance(value, str):
-        raw = value.raw if isinstance(value, Trap) else show(value)
-        hint = f'quote it: "{raw}"' if isinstance(value, Trap | bool | int | float) else ""
+        hint = f'quote it: "{value}"' if isinstance(value, Trap | bool | int | float) else ""
         raise Refused(f"must be text, but {want_text(value)}", hint)
     if value == "":
         raise Refused("is empty")
