@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import socket
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +58,16 @@ def rack_schema() -> dict[str, Any]:
     return rack.rack_schema()
 
 
+def is_own(address: str) -> bool:
+    """Say whether this machine holds an IPv4 address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 class Cluster:
     """One cluster: what its rack file says, and what follows from it."""
 
@@ -67,8 +78,8 @@ class Cluster:
 
     @property
     def is_lab(self) -> bool:
-        """Say whether the nodes are containers on this machine."""
-        return self.rack.lab is not None
+        """Say whether the nodes are containers on this machine; on a node of the lab itself they are not."""
+        return self.rack.lab is not None and not any(is_own(str(node.address)) for node in self.rack.nodes.values())
 
     @property
     def state(self) -> Path:
