@@ -113,6 +113,16 @@ class Cluster:
         shown = output(["podman", "ps", "--format", "{{.Names}}"], timeout=20).stdout.split()
         return {node for node in self.rack.nodes if self.container(node) in shown}
 
+    def lab_is_up(self) -> bool:
+        """Say whether nothing is left for the lab's playbook to do: all nodes run, their host keys are known, this host is plugged in."""
+        known = self.state / "ssh" / "known_hosts"
+        names = {line.split()[0] for line in known.read_text(encoding="ascii").splitlines()} if known.is_file() else set()
+        return (
+            is_own(str(self.rack.lab.address))
+            and self.running_containers() == set(self.rack.nodes)
+            and {f"{node}.{self.rack.domain}" for node in self.rack.nodes} <= names
+        )
+
     def ssh(self, node: str) -> list[str]:
         """Return the SSH command that reaches a node as Ansible does."""
         variables = self.variables

@@ -63,9 +63,10 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
     playbooks = ["site"]
     if cluster.is_lab:
         host.require_lab()
-        if not options:
+        up = cluster.lab_is_up()
+        if not up and not options:
             playbooks = ["lab", "site"]
-        elif cluster.running_containers() != set(cluster.rack.nodes):
+        elif not up:
             # Only some nodes or some tasks are wanted, but there is nothing yet to do them on.
             if check:
                 raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")

@@ -74,6 +74,7 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._began = time.monotonic()
+        self._play_began: float | None = None
         # Ansible calls from two threads, and the watch is a third.
         self._lock = threading.RLock()
         self._watch: threading.Thread | None = None
@@ -128,7 +129,8 @@ class CallbackModule(CallbackBase):
             name = play.get_name().strip()
             nodes = [host.get_name() for host in play._variable_manager._inventory.get_hosts(play.hosts)]
             self._heading = f"[{self._play}/{self._plays}] {name} ({say.names(nodes)})"
-            self._times.append((name, time.monotonic()))
+            self._times.append((name, 0.0))
+            self._play_began = time.monotonic()
 
     def _head(self) -> None:
         if self._heading:
@@ -136,9 +138,9 @@ class CallbackModule(CallbackBase):
             self._heading = ""
 
     def _end_play(self) -> None:
-        if self._times:
-            name, began = self._times[-1]
-            self._times[-1] = (name, time.monotonic() - began)
+        if self._play_began is not None:
+            self._times[-1] = (self._times[-1][0], time.monotonic() - self._play_began)
+            self._play_began = None
 
     def v2_playbook_on_task_start(self, task: t.Any, is_conditional: bool) -> None:
         """Begin a task."""
