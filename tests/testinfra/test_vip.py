@@ -2,7 +2,7 @@
 
 import time
 
-testinfra_hosts = ["ansible://compute[0]"]
+testinfra_hosts = ["ansible://controller"]
 
 
 def holders(rack, node):
