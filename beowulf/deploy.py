@@ -52,7 +52,12 @@ def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any
     """Run ansible-playbook with progress and recording; return its exit code and, if it came that far, its summary."""
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         summary = Path(folder) / "summary.json"
-        env = environment(ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress", BEOWULF_PROGRESS_SUMMARY=str(summary), BEOWULF_TASK=task, **strategy())
+        env = environment(
+            ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress",
+            BEOWULF_PROGRESS_SUMMARY=str(summary),
+            BEOWULF_TASK=task,
+            **strategy(),
+        )
         code = run(command, env)
         return code, json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 

@@ -63,6 +63,7 @@ offers:
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.beowulf.cluster.plugins.module_utils import dhcp
 
 
