@@ -30,7 +30,7 @@ def lint_steps() -> list[Step]:
 def unit_steps(folder: str) -> list[Step]:
     """Return the tests that need no node."""
     return [
-        ("pytest", [tool("python"), "-m", "pytest", "-q", f"{COLLECTION}/tests/unit", "tests/unit_operator"]),
+        ("pytest", [tool("python"), "-m", "pytest", "-q", f"{COLLECTION}/tests/unit", "tests/unit_operator", "tests/house_style"]),
         ("collection build", [tool("ansible-galaxy"), "collection", "build", COLLECTION, "--output-path", folder]),
     ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,8 +18,33 @@ DEVELOPMENT = ROOT / "requirements" / "dev.txt"
 HEADER = "# Made from {name}.in by `./bootstrap dev.lock`, which needs uv: every version with the hashes of its files.\n"
 
 
+PROGRAMS = {"redis-server": "redis-server"}
+"""Programs that the checks start themselves, and the Debian packages that have them."""
+
+
+def ensure_programs() -> None:
+    """Install the host packages that the checks need and this machine lacks."""
+    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
+    if not missing:
+        return
+    command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
+    if os.geteuid():
+        raise Failure(f"The checks need {' '.join(missing)}: sudo {' '.join(command)}")
+    print(f"Installing {' '.join(missing)} ... ", end="", file=sys.stderr, flush=True)
+    # In runlevel 1 a package does not start its service (invoke-rc.d(8)): the tests start their own.
+    env = environment(DEBIAN_FRONTEND="noninteractive", RUNLEVEL="1")
+    for step in (command, ["apt-get", "update"], command):
+        result = subprocess.run(step, env=env, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        if step is command and not result.returncode:
+            print("done", file=sys.stderr)
+            return
+    print("FAILED", file=sys.stderr)
+    raise Failure(f"{' '.join(missing)} cannot be installed:\n{result.stderr[-1500:].strip()}")
+
+
 def ensure_development() -> None:
-    """Install requirements/dev.txt into this environment unless that was done."""
+    """Install what the checks need, programs of the host and requirements/dev.txt, unless that was done."""
+    ensure_programs()
     stamp = Path(sys.prefix) / ".development"
     wanted = hashlib.sha256(DEVELOPMENT.read_bytes()).hexdigest()
     if _holds(stamp, wanted):

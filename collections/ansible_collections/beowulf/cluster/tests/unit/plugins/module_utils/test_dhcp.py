@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+from ansible_collections.beowulf.cluster.plugins.module_utils import dhcp
+
+
+def reply(mac: bytes, xid: int, address: str, options: bytes) -> bytes:
+    """A server's message, laid out as in RFC 2131 figure 1."""
+    header = struct.pack("!BBBBIHH", 2, 1, 6, 0, xid, 0, 0x8000)
+    body = header + bytes(4) + socket.inet_aton(address) + bytes(8) + mac.ljust(16, b"\0") + bytes(192)
+    return body + bytes((99, 130, 83, 99)) + options
+
+
+def test_a_message_has_the_layout_of_the_rfc():
+    message = dhcp.build(dhcp.DISCOVER, b"\x02abcde", 0x01020304, [(dhcp.PARAMETERS, bytes((1, 3)))])
+    assert message[:12] == bytes((1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0x80, 0))
+    assert message[28:34] == b"\x02abcde"
+    assert message[236:].startswith(bytes((99, 130, 83, 99, 53, 1, 1, 55, 2, 1, 3, 255)))
+    assert len(message) == 300
+
+
+def test_a_reply_tells_address_server_and_time():
+    options = bytes((53, 1, 2, 54, 4, 10, 77, 0, 11, 0, 51, 4, 0, 0, 1, 44, 6, 8, 10, 77, 0, 5, 10, 77, 0, 11, 15, 3)) + b"lab\xff"
+    parsed = dhcp.parse(reply(b"\x02abcde", 7, "10.77.0.200", options))
+    assert parsed["xid"] == 7
+    assert parsed["mac"] == b"\x02abcde"
+    assert dhcp.describe(parsed) == {
+        "server": "10.77.0.11",
+        "address": "10.77.0.200",
+        "lease_time": 300,
+        "routers": [],
+        "dns": ["10.77.0.5", "10.77.0.11"],
+        "domain": "lab",
+    }
+
+
+@pytest.mark.parametrize("message", [b"", b"x" * 239, bytes(300)])
+def test_what_is_no_reply_is_none(message):
+    assert dhcp.parse(message) is None
+
+
+def test_a_truncated_option_ends_the_reading():
+    assert dhcp.parse(reply(b"\x02abcde", 7, "10.77.0.200", bytes((53, 1, 2, 51, 4, 0))))["options"][53] == b"\x02"
+
+
+def test_strangers_have_locally_administered_unicast_addresses():
+    first, second = dhcp.random_mac(), dhcp.random_mac()
+    assert first != second
+    assert first[0] & 0b11 == 0b10
+
+
+@pytest.mark.parametrize("text", ["", "02:00:00:00:00", "02:00:00:00:00:00:01", "zz:00:00:00:00:00"])
+def test_a_bad_mac_is_refused(text):
+    with pytest.raises(ValueError):  # noqa: PT011  # of bytes.fromhex or ours
+        dhcp.parse_mac(text)

@@ -1,0 +1,43 @@
+"""What every role has in common."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+
+
+def read(path: Path) -> dict:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_variable_is_described_and_has_its_value(role):
+    options = read(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    defaults = read(role / "defaults" / "main.yml")
+    assert set(options) == set(defaults)
+    for name, option in options.items():
+        assert option.get("description"), f"{name} is not described"
+        # A default that is worked out on the node stands in defaults/ alone.
+        assert option.get("default", defaults[name]) == defaults[name], f"{name} has two defaults"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_a_role_knows_neither_the_rack_nor_a_group(role):
+    for path in [*role.rglob("*.yml"), *role.rglob("*.j2")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\brack_", text), f"{path} reads what the rack plugin derived"
+        assert not re.search(r"\bgroups[\[.]", text), f"{path} reads a group"
+
+
+def test_nothing_switches_host_keys_off_or_ignores_errors():
+    for folder in ("roles", "playbooks", "inventory"):
+        for path in (ROOT / folder).rglob("*.y*ml"):
+            text = path.read_text(encoding="utf-8")
+            assert "ignore_errors" not in text, path
+            assert "StrictHostKeyChecking=no" not in text, path
