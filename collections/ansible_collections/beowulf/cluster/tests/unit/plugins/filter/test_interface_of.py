@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.beowulf.cluster.plugins.filter.interface_of import interface_of
 
 FACTS = {

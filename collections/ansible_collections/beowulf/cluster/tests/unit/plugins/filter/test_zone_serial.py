@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.beowulf.cluster.plugins.filter.zone_serial import zone_serial
 
 

@@ -4,6 +4,7 @@ import socket
 import struct
 
 import pytest
+
 from ansible_collections.beowulf.cluster.plugins.module_utils import dhcp
 
 
