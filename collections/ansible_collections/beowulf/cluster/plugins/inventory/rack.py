@@ -121,6 +121,11 @@ options:
           - The part of a compute node in Kubernetes, V(server), V(agent) or V(false). The number of servers must be odd.
           - By default V(agent) when another node is a server and the board is not ARMv6, else V(false).
         type: raw
+      uplink:
+        description:
+          - The router's address outside the LAN, where the controller meets it first.
+          - By default the third address of the network O(lab.uplink) in the lab; elsewhere the router has to be at its LAN address.
+        type: str
       distcc:
         description: Whether a compute node compiles for the others. True by default.
         type: bool

@@ -90,7 +90,7 @@ def _host_vars(rack: Rack, roles: Roles, name: str, node: Node) -> dict[str, Any
         "rack_board": node.board,
         "rack_interface": node.interface,
         "rack_addressing": "dhcp" if node.type == "compute" else "static",
-        "rack_uplink": str(rack.lab.uplink[2]) if rack.lab and node.type == "router" else None,
+        "rack_uplink": _uplink(rack, node),
         "rack_slots": _slots(node),
         "rack_aliases": node.aliases,
         "rack_functions": roles.functions[name],
@@ -176,6 +176,12 @@ def _node_entry(rack: Rack, roles: Roles, name: str) -> dict[str, Any]:
         "functions": roles.functions[name],
         "addressing": "dhcp" if node.type == "compute" else "static",
     }
+
+
+def _uplink(rack: Rack, node: Node) -> str | None:
+    if node.type == "router" and rack.lab and not node.uplink:
+        return str(rack.lab.uplink[2])
+    return str(node.uplink) if node.uplink else None
 
 
 def _place(rack: Rack, name: str) -> dict[str, str]:

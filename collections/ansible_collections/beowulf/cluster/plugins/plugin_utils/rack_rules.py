@@ -21,7 +21,7 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import
 
 MAX_NODES = 10_000
 COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute": (1, MAX_NODES)}
-SWITCHES = {"compute": ("k3s", "distcc", "mpi", "slots"), "lanservices": ("dns", "vrrp_priority")}
+SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "slots"), "lanservices": ("dns", "vrrp_priority")}
 FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches of a node add the others
     "router": ("nat", "bootstrap"),
     "deployer": ("apt_cache", "redis", "ara", "controller"),

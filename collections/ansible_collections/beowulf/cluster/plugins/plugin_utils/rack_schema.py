@@ -90,6 +90,8 @@ class Node(Model):
     """The Raspberry Pi model, or generic for any other Debian machine."""
     interface: Annotated[str | None, *_string(values.interface, r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,14}$")] = None
     """The LAN interface. Default: the one that has the MAC address."""
+    uplink: Address | None = None
+    """router only: its address outside the LAN, where the controller meets it first. Default: the LAN address is met first, too."""
     aliases: list[Label] = []
     """More names for the node in DNS."""
     k3s: Annotated[str | bool | None, *_choice("server", "agent", False)] = None

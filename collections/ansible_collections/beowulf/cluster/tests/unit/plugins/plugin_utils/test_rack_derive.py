@@ -95,7 +95,7 @@ def test_variables_of_other_types(lab: Inventory, full: Inventory) -> None:
     assert lab.hosts["gamma"]["rack_addressing"] == "dhcp"
     assert lab.hosts["gamma"]["rack_k3s"] == "server"
     assert lab.hosts["omega"]["rack_uplink"] == "10.78.0.2"
-    assert full.hosts["gate"]["rack_uplink"] == "192.168.99.2"
+    assert full.hosts["gate"]["rack_uplink"] == "192.168.99.7"
     assert full.hosts["gate"]["rack_interface"] == "eth0"
     assert full.hosts["gate"]["rack_mac"] == full.hosts["gate"]["rack_mac"].lower() == "dc:a6:32:00:00:01"
     assert [full.hosts[name]["rack_vrrp_priority"] for name in ("two", "one")] == [20, 10]
