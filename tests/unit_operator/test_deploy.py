@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from beowulf import deploy
+from beowulf import cluster, deploy
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 
@@ -69,3 +71,26 @@ def test_ssh_reaches_a_node_as_ansible_does(lab):
     assert "StrictHostKeyChecking=yes" in command
     assert "HostKeyAlias=alpha.lab.internal" in command
     assert command.endswith(" 10.77.0.11")
+
+
+def test_a_deploy_keeps_one_python_on_each_node(monkeypatch):
+    monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
+    settings = deploy.strategy()
+    assert settings["ANSIBLE_STRATEGY"] == "mitogen_linear"
+    assert (Path(settings["ANSIBLE_STRATEGY_PLUGINS"]) / "mitogen_linear.py").is_file()
+
+
+def test_a_deploy_goes_back_to_ansibles_own_strategy_when_asked(monkeypatch):
+    monkeypatch.setenv("BEOWULF_STRATEGY", "linear")
+    assert deploy.strategy() == {}
+
+
+def test_a_node_of_the_lab_does_not_carry_the_lab(lab, monkeypatch):
+    assert lab.is_lab
+    monkeypatch.setattr(cluster, "is_own", lambda address: address == "10.77.0.10")
+    assert not lab.is_lab
+
+
+def test_an_address_of_this_machine_is_its_own():
+    assert cluster.is_own("127.0.0.1")
+    assert not cluster.is_own("203.0.113.1")
