@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from invoke import task as invoke_task
 
 from beowulf.errors import OperatorError, Refusal
 
-CLUSTER = {"cluster": "name of the cluster: its rack file is inventory/NAME.rack.yml (default: lab)"}
+DEFAULT = os.environ.get("BEOWULF_CLUSTER", "lab")
+CLUSTER = {"cluster": f"name of the cluster: its rack file is inventory/NAME.rack.yml (default: {DEFAULT})"}
 
 
 # No short options: of `--check` Invoke would make `-h`, which people type to get help.
@@ -54,7 +56,7 @@ def find(cluster: str):  # noqa: ANN201  # imported late: the list of tasks is s
     },
 )
 @plainly
-def deploy(c: Context, cluster: str = "lab", limit: str = "", tags: str = "", check: bool = False) -> None:
+def deploy(c: Context, cluster: str = DEFAULT, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says; the lab's nodes are made first."""
     from beowulf.deploy import deploy as bring
 
@@ -63,7 +65,7 @@ def deploy(c: Context, cluster: str = "lab", limit: str = "", tags: str = "", ch
 
 @task(help=CLUSTER | {"json": "for machines"})
 @plainly
-def verify(c: Context, cluster: str = "lab", json: bool = False) -> None:
+def verify(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
     """Test what the nodes of the live cluster do."""
     from beowulf.verify import verify as test
 
@@ -72,7 +74,7 @@ def verify(c: Context, cluster: str = "lab", json: bool = False) -> None:
 
 @task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
 @plainly
-def status(c: Context, cluster: str = "lab", json: bool = False, watch: bool = False) -> None:
+def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool = False) -> None:
     """Show who is up, who serves, and whether the servers agree."""
     from rich.console import Console
     from rich.live import Live
@@ -100,13 +102,13 @@ def dump(data: object) -> str:
     return json.dumps(data, indent=1)
 
 
-@task(help={"file": "rack file (default: inventory/lab.rack.yml)"})
+@task(help={"file": "rack file (default: that of the cluster)"})
 @plainly
 def rack_check(c: Context, file: str = "") -> None:
     """Check a rack file: every mistake in it, with its line."""
     from beowulf.cluster import load_rack, rack_file
 
-    path = Path(file) if file else rack_file("lab")
+    path = Path(file) if file else rack_file(DEFAULT)
     if not path.is_file():
         raise Refusal(f"There is no file {path}.")
     rack = load_rack(path)
@@ -124,7 +126,7 @@ def rack_schema(c: Context) -> None:
 
 @task(help=CLUSTER)
 @plainly
-def lab_up(c: Context, cluster: str = "lab") -> None:
+def lab_up(c: Context, cluster: str = DEFAULT) -> None:
     """Make and start the containers of the lab, with nothing but SSH in them."""
     from beowulf.deploy import lab
 
@@ -133,7 +135,7 @@ def lab_up(c: Context, cluster: str = "lab") -> None:
 
 @task(help=CLUSTER)
 @plainly
-def lab_down(c: Context, cluster: str = "lab") -> None:
+def lab_down(c: Context, cluster: str = DEFAULT) -> None:
     """Remove the containers and networks of the lab."""
     from beowulf.deploy import lab
 
@@ -142,7 +144,7 @@ def lab_down(c: Context, cluster: str = "lab") -> None:
 
 @task(help=CLUSTER | {"node": "name of the node"}, positional=["node"])
 @plainly
-def lab_shell(c: Context, node: str, cluster: str = "lab") -> None:
+def lab_shell(c: Context, node: str, cluster: str = DEFAULT) -> None:
     """Open a shell on a node: on a container's console, or over SSH."""
     chosen = find(cluster)
     name = chosen.node(node)

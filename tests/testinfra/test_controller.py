@@ -7,10 +7,10 @@ testinfra_hosts = ["ansible://controller"]
 
 def test_reaches_every_node_with_its_own_key(host, rack):
     """Strict host key checking is on, and the private key was made there."""
-    answer = host.run("bash -lc 'cd /srv/beowulf && ansible all --one-line -m ansible.builtin.command -a hostname'")
+    answer = host.run("bash -lc 'cd /srv/beowulf && ansible all -m ansible.builtin.command -a hostname'")
     assert answer.rc == 0, answer.stdout + answer.stderr
     for node in rack["rack_nodes"]:
-        assert f"{node['name']} | CHANGED | rc=0 | (stdout) {node['name']}" in answer.stdout
+        assert f"{node['name']} | CHANGED | rc=0 >>\n{node['name']}\n" in answer.stdout
 
 
 def test_has_the_commit_that_was_deployed(host):
