@@ -65,18 +65,14 @@ def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says."""
     options = options_for(limit, tags, check)
-    playbooks = ["site"]
     if cluster.is_lab:
         host.require_lab()
-        up = cluster.lab_is_up()
-        if not up and not options:
-            playbooks = ["lab", "site"]
-        elif not up:
-            # Only some nodes or some tasks are wanted, but there is nothing yet to do them on.
+        if not cluster.lab_is_up():
             if check:
                 raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
+            # A run of its own, so that it is recorded and told as one.
             lab(cluster, "lab.up")
-    code, summary = run_playbooks(playbook(cluster, *playbooks, options=options), "deploy")
+    code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
     conclude("deploy", cluster, code, summary, limit=limit, check=check)
 
 
