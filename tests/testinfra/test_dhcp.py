@@ -20,7 +20,7 @@ def test_holds_its_reserved_address_from_the_lan_servers(host, hostvars, rack):
     assert values["SERVER_ADDRESS"] in [server["address"] for server in rack["rack_lanservices"]]
 
 
-def test_the_primary_knows_the_lease(host, hostvars, rack, node):
+def test_both_servers_know_the_lease(host, hostvars, rack, node):
     own = hostvars[host.backend.host]
     for server in rack["rack_lanservices"]:
         leases = node(server["name"]).check_output("sudo cat /var/lib/kea/kea-leases4.csv")

@@ -4,7 +4,7 @@ testinfra_hosts = ["ansible://router"]
 
 
 def test_forwards_and_hides_the_lan(host, rack, node):
-    """A resolver outside answers a node of the LAN, and the router's own counters show that it went through."""
+    """A resolver outside answers a node of the LAN, whose only way out is the router."""
     client = node(rack["rack_nodes"][-1]["name"])
     assert client.check_output("ip route show default").split()[2] == rack["rack_network"]["gateway"]
     outside = rack["rack_network"]["forwarders"][0]

@@ -38,7 +38,7 @@ def test_a_reply_tells_address_server_and_time():
     }
 
 
-@pytest.mark.parametrize("message", [b"", b"x" * 239, bytes(300)])
+@pytest.mark.parametrize("message", [b"", b"x" * 239, bytes(300), dhcp.build(dhcp.DISCOVER, b"\x02abcde", 7)])
 def test_what_is_no_reply_is_none(message):
     assert dhcp.parse(message) is None
 
