@@ -36,8 +36,12 @@ def memory(text: str) -> int:
 
 def check_programs(version: int) -> list[Missing]:
     """Look for the programs that make and run the nodes."""
-    packages = {"podman": "podman", runtime(version): runtime(version), "mmdebstrap": "mmdebstrap", "ip": "iproute2", "nft": "nftables"}
-    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    packages = {
+        "podman": "podman", runtime(version): runtime(version), "netavark": "netavark", "aardvark-dns": "aardvark-dns",
+        "mmdebstrap": "mmdebstrap", "ip": "iproute2", "iptables": "iptables", "nft": "nftables",
+    }  # fmt: skip
+    # The last two folders are where podman keeps the programs that it alone calls.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", "/usr/lib/podman", "/usr/libexec/podman"])
     return [
         (f"the program {program}", f"apt-get install --no-install-recommends {package}")
         for program, package in packages.items()

@@ -28,6 +28,7 @@ def test_missing_programs_are_named_with_their_package(monkeypatch, tmp_path):
     missing = dict(host.check_programs(2))
     assert missing["the program podman"] == "apt-get install --no-install-recommends podman"
     assert "the program crun" in missing
+    assert missing["the program aardvark-dns"].endswith(" aardvark-dns")
     assert missing["the program ip"].endswith(" iproute2")
 
 
