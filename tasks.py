@@ -63,13 +63,20 @@ def deploy(c: Context, cluster: str = DEFAULT, limit: str = "", tags: str = "", 
     bring(find(cluster), limit=limit, tags=tags, check=check)
 
 
-@task(help=CLUSTER | {"json": "for machines"})
+@task(
+    help=CLUSTER
+    | {
+        "limit": "ask from these nodes or groups only, as a pattern of Ansible's",
+        "only": "only these functions (dns, vip, ...), separated by commas",
+        "json": "for machines",
+    },
+)
 @plainly
-def verify(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
+def verify(c: Context, cluster: str = DEFAULT, limit: str = "", only: str = "", json: bool = False) -> None:
     """Test what the nodes of the live cluster do."""
     from beowulf.verify import verify as test
 
-    test(find(cluster), as_json=json)
+    test(find(cluster), limit=limit, only=only, as_json=json)
 
 
 @task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
@@ -216,13 +223,13 @@ def test_unit(c: Context) -> None:
     checks.unit()
 
 
-@task()
+@task(help={"scenario": "a folder of molecule/: the full cluster, or one type of node (router, deployer, ...) with what it needs"})
 @plainly
-def test_cluster(c: Context) -> None:
-    """Run the tests of the full lab: create, converge, repeat, verify, destroy."""
+def test_cluster(c: Context, scenario: str = "default") -> None:
+    """Run the tests of a lab of their own: create, converge, repeat, verify, destroy."""
     from beowulf import checks
 
-    checks.full_cluster()
+    checks.cluster(scenario)
 
 
 @task()

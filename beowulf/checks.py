@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from beowulf import host
 from beowulf.environment import ensure_development
-from beowulf.errors import Failure, OperatorError
+from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
 
 COLLECTION = "collections/ansible_collections/beowulf/cluster"
@@ -35,9 +35,14 @@ def unit_steps(folder: str) -> list[Step]:
     ]
 
 
-def cluster_steps() -> list[Step]:
-    """Return the test of the full cluster: create, converge, idempotence, verify, destroy."""
-    return [("molecule", [tool("molecule"), "test"])]
+def scenarios() -> list[str]:
+    """Return the names of Molecule's scenarios."""
+    return sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+
+
+def cluster_steps(scenario: str) -> list[Step]:
+    """Return the test of a scenario: create, converge, idempotence, verify, destroy."""
+    return [(f"molecule {scenario}", [tool("molecule"), "test", f"--scenario-name={scenario}"])]
 
 
 def run_steps(steps: Iterable[Step]) -> bool:
@@ -77,18 +82,20 @@ def unit() -> None:
             raise Failure("test.unit: FAILED, see above")
 
 
-def full_cluster() -> None:
-    """Run the tests on the full cluster."""
+def cluster(scenario: str = "default") -> None:
+    """Run the tests on the full cluster, or on that of a smaller scenario."""
+    if scenario not in scenarios():
+        raise Refusal(f"There is no scenario {scenario!r} in molecule/. There are: {', '.join(scenarios())}.")
     host.require_lab()
     ensure_development()
-    if not (ROOT / "molecule").is_dir() or not run_steps(cluster_steps()):
+    if not run_steps(cluster_steps(scenario)):
         raise Failure("test.cluster: FAILED, see above")
 
 
 def every() -> None:
     """Run all of them and end with a table."""
     outcomes: dict[str, tuple[str, float]] = {}
-    kinds: Mapping[str, Callable[[], None]] = {"test.lint": lint, "test.unit": unit, "test.cluster": full_cluster}
+    kinds: Mapping[str, Callable[[], None]] = {"test.lint": lint, "test.unit": unit, "test.cluster": cluster}
     for name, check in kinds.items():
         began = time.monotonic()
         try:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beowulf import ara, host
+from beowulf import ara, host, inventory
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -65,6 +65,9 @@ def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says."""
     options = options_for(limit, tags, check)
+    if limit:
+        # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
+        inventory.select(cluster.path, limit)
     if cluster.is_lab:
         host.require_lab()
         if not cluster.lab_is_up():
@@ -73,7 +76,7 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
             # A run of its own, so that it is recorded and told as one.
             lab(cluster, "lab.up")
     code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
-    conclude("deploy", cluster, code, summary, limit=limit, check=check)
+    conclude("deploy", cluster, code, summary, check=check)
 
 
 def lab(cluster: Cluster, task: str) -> None:
@@ -145,15 +148,14 @@ def recording() -> str | None:
         return server
 
 
-def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | None, limit: str = "", check: bool = False) -> None:
+def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | None, check: bool = False) -> None:
     """Say how it went, where to look and what to do next; raise unless all is well."""
     if code == INTERRUPTED:
         error = OperatorError(f"{task} {cluster.name}: interrupted. The same command goes on where it was.")
         error.code = INTERRUPTED
         raise error
     if summary is None:
-        kind = Refusal if limit and code == 1 else Failure
-        raise kind(f"{task} {cluster.name}: ansible-playbook ended with {code} before the end of a run; its message is above.")
+        raise Failure(f"{task} {cluster.name}: ansible-playbook ended with {code} before the end of a run; its message is above.")
     flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
     where = recording()
     recorded = [f"  recorded: {where}"] if where else []

@@ -1,18 +1,20 @@
 """The inventory with the connection variables worked out, for programs that read it without Ansible's templates.
 
 testinfra opens SSH connections by itself and takes variables as they are written. `python -m beowulf.inventory RACK`
-prints an inventory for Ansible's YAML plugin in which they are plain values.
+prints an inventory for Ansible's YAML plugin in which they are plain values; `python -m beowulf.inventory RACK PATTERN`
+the nodes that a pattern of Ansible's matches.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from beowulf.errors import Failure
+from beowulf.errors import Failure, Refusal
 from beowulf.process import environment, output
 
 CONNECTION = (
@@ -27,17 +29,36 @@ def nested(hosts: Mapping[str, Any], groups: Mapping[str, Iterable[str]]) -> dic
     return {"all": {"hosts": dict(hosts), "children": children}}
 
 
-def resolve(source: str) -> dict[str, Any]:
+def read(source: str) -> Any:
     """Read an inventory with Ansible's own means; needs ANSIBLE_CONFIG in the environment before Ansible is imported."""
     from ansible.inventory.manager import InventoryManager
     from ansible.parsing.dataloader import DataLoader
     from ansible.plugins.loader import init_plugin_loader
+
+    init_plugin_loader()
+    return InventoryManager(loader=DataLoader(), sources=[source])
+
+
+def match(source: str, pattern: str) -> dict[str, Any]:
+    """Return the nodes that a pattern matches, and what in it matches nothing: {"nodes": […], "unknown": […], "names": […]}."""
+    from ansible.inventory.manager import split_host_pattern
+
+    inventory = read(source)
+    parts = [part.lstrip("!&") for part in split_host_pattern(pattern)]
+    return {
+        "nodes": [host.name for host in inventory.get_hosts(pattern)],
+        "unknown": [part for part in parts if not inventory.get_hosts(part)],
+        "names": [*inventory.hosts, *inventory.groups],
+    }
+
+
+def resolve(source: str) -> dict[str, Any]:
+    """Read an inventory and work out its templates."""
     from ansible.template import Templar
     from ansible.vars.manager import VariableManager
 
-    init_plugin_loader()
-    loader = DataLoader()
-    inventory = InventoryManager(loader=loader, sources=[source])
+    inventory = read(source)
+    loader = inventory._loader
     manager = VariableManager(loader=loader, inventory=inventory)
     hosts = {}
     for host in inventory.get_hosts():
@@ -60,5 +81,20 @@ def write(source: Path, destination: Path) -> dict[str, Any]:
     return json.loads(result.stdout)
 
 
+def select(source: Path, pattern: str) -> list[str]:
+    """Return the nodes that a pattern of Ansible's matches; refuse a pattern of which a part matches nothing."""
+    result = output([sys.executable, "-m", "beowulf.inventory", str(source), pattern], env=environment())
+    if result.returncode:
+        raise Failure(f"Ansible cannot read {source.name}:\n{result.stderr.strip()}")
+    found = json.loads(result.stdout)
+    for part in found["unknown"]:
+        near = difflib.get_close_matches(part, found["names"], 1)
+        meant = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(found['names'])}."
+        raise Refusal(f"--limit {pattern}: no node and no group is called {part!r}.{meant}")
+    if not found["nodes"]:
+        raise Refusal(f"--limit {pattern}: this leaves no node.")
+    return found["nodes"]
+
+
 if __name__ == "__main__":
-    print(json.dumps(resolve(sys.argv[1]), indent=1, default=str))
+    print(json.dumps(match(*sys.argv[1:]) if sys.argv[2:] else resolve(sys.argv[1]), indent=1, default=str))

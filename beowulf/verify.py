@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beowulf import inventory
-from beowulf.errors import Failure, OperatorError
+from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
 
 if TYPE_CHECKING:
@@ -50,8 +50,25 @@ class Recorder:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer the option that names the file."""
+    """Offer the options that name the file and the nodes."""
     parser.addoption("--summary", metavar="FILE", default=None, help="write the outcome of each test to FILE, as JSON")
+    parser.addoption("--nodes", metavar="NAMES", default="", help="run the tests on these nodes only, separated by commas")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that run on other nodes than the chosen ones."""
+    chosen = {name for name in config.getoption("--nodes").split(",") if name}
+    if not chosen:
+        return
+    left_out = [item for item in items if (node := node_of(item)) and node not in chosen]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def node_of(item: pytest.Item) -> str | None:
+    """Return the node on which a test of testinfra's runs."""
+    host = getattr(item, "callspec", None) and item.callspec.params.get("_testinfra_host")
+    return host.backend.host if host else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,25 +77,34 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(Path(config.getoption("--summary")).absolute()), "beowulf-recorder")
 
 
-def command(plain: Path, summary: Path, extra: Sequence[str] = ()) -> list[str]:
+def files(functions: str) -> list[str]:
+    """Return the test files of functions, separated by commas; all for none."""
+    known = sorted(path.stem.removeprefix("test_") for path in (ROOT / TESTS).glob("test_*.py"))
+    for name in (chosen := [name for name in functions.split(",") if name]):
+        if name not in known:
+            raise Refusal(f"--only {functions}: there are no tests of {name!r}. There are: {', '.join(known)}.")
+    return [f"{TESTS}/test_{name}.py" for name in chosen or known]
+
+
+def command(plain: Path, summary: Path, functions: str = "", extra: Sequence[str] = ()) -> list[str]:
     """Return the pytest command for a cluster with a plain inventory."""
     return [
-        tool("python"), "-m", "pytest", TESTS, "-p", "beowulf.verify", f"--summary={summary}",
+        tool("python"), "-m", "pytest", *files(functions), "-p", "beowulf.verify", f"--summary={summary}",
         f"--ansible-inventory={plain}", *extra,
     ]  # fmt: skip
 
 
-def verify(cluster: Cluster, as_json: bool = False) -> None:
-    """Test what the nodes of a cluster do."""
-    if not any((ROOT / TESTS).glob("test_*.py")):
-        raise Failure(f"There are no tests in {TESTS}.")
+def verify(cluster: Cluster, limit: str = "", only: str = "", as_json: bool = False) -> None:
+    """Test what the nodes of a cluster do: all of them, or those that `limit` matches; all functions, or those in `only`."""
+    nodes = inventory.select(cluster.path, limit) if limit else []
+    chosen = [f"--nodes={','.join(nodes)}"] if nodes else []
     plain = cluster.state / "testinfra.yml"
     inventory.write(cluster.path, plain)
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         summary = Path(folder) / "summary.json"
         env = environment(ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml", BEOWULF_CLUSTER=cluster.name)
         quiet = {"stdout": -3} if as_json else {}  # subprocess.DEVNULL
-        code = run(command(plain, summary, ["-q"]), env, **quiet)
+        code = run(command(plain, summary, only, ["-q", *chosen]), env, **quiet)
         result = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
     if code == INTERRUPTED:
         error = OperatorError("verify: interrupted")

@@ -56,6 +56,18 @@ def node(request: pytest.FixtureRequest) -> Callable[[str], Host]:
     return cache(lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=source))
 
 
+@pytest.fixture(scope="session")
+def chosen(request: pytest.FixtureRequest, hostvars: dict[str, dict[str, Any]]) -> set[str]:
+    """Names of the nodes that take part: all, or those that `verify --limit` chose."""
+    return {name for name in request.config.getoption("--nodes").split(",") if name} or set(hostvars)
+
+
+@pytest.fixture(scope="session")
+def client(nodes: Callable[[str], list[str]], chosen: set[str], node: Callable[[str], Host]) -> Host:
+    """A connection to a node that only uses the LAN: the first compute node that takes part."""
+    return node(next(name for name in nodes("compute") if name in chosen))
+
+
 @pytest.fixture
 def python() -> Callable[..., Any]:
     """Run a Python program on a node as root; return what it prints as JSON.

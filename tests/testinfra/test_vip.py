@@ -2,7 +2,9 @@
 
 import time
 
-testinfra_hosts = ["ansible://controller"]
+import pytest
+
+testinfra_hosts = ["ansible://router"]
 
 
 def holders(rack, node):
@@ -14,6 +16,7 @@ def holders(rack, node):
     ]
 
 
+@pytest.mark.usefixtures("host")
 def test_has_one_holder(rack, node):
     assert len(holders(rack, node)) == 1
 
@@ -35,6 +38,7 @@ def test_moves_when_its_holder_stops_and_stays_there(host, rack, node, eventuall
     assert holders(rack, node) == [other]
 
 
+@pytest.mark.usefixtures("host")
 def test_leaves_a_holder_whose_name_server_does_not_answer(rack, node, eventually):
     (first,) = holders(rack, node)
     other = next(server["name"] for server in rack["rack_lanservices"] if server["name"] != first)

@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from beowulf import checks, verify
-from beowulf.errors import Failure
-from beowulf.process import environment, output, tool
+from beowulf.errors import Failure, Refusal
+from beowulf.process import ROOT, environment, output, tool
+
+TESTS = ROOT / verify.TESTS
 
 
 def step(code):
@@ -28,7 +30,7 @@ def test_all_kinds_run_and_the_table_says_how(monkeypatch, capsys):
 
     monkeypatch.setattr(checks, "lint", lambda: None)
     monkeypatch.setattr(checks, "unit", bad)
-    monkeypatch.setattr(checks, "full_cluster", lambda: None)
+    monkeypatch.setattr(checks, "cluster", lambda: None)
     with pytest.raises(Failure, match=r"FAILED: test\.unit$"):
         checks.every()
     shown = capsys.readouterr()
@@ -63,3 +65,28 @@ def test_verify_hands_the_cluster_to_testinfra(tmp_path):
     # Each file says which nodes it asks; --hosts would overrule them all.
     assert not [word for word in command if word.startswith("--hosts")]
     assert f"--ansible-inventory={tmp_path / 'inventory.yml'}" in command
+    assert {word for word in command if word.endswith(".py")} == {str(path.relative_to(ROOT)) for path in TESTS.glob("test_*.py")}
+
+
+def test_verify_runs_the_files_of_the_chosen_functions(tmp_path):
+    assert verify.files("dns,vip") == ["tests/testinfra/test_dns.py", "tests/testinfra/test_vip.py"]
+    with pytest.raises(Refusal, match="no tests of 'dnss'") as raised:
+        verify.files("vip,dnss")
+    assert raised.value.code == 2
+
+
+def test_verify_leaves_out_the_tests_on_other_nodes(tmp_path):
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {alpha: {}, beta: {}}}")
+    (tmp_path / "test_x.py").write_text("testinfra_hosts = ['ansible://all']\ndef test_of_a_node(host): pass\ndef test_of_none(): pass\n")
+    command = [tool("python"), "-m", "pytest", "-q", "--collect-only", "-p", "beowulf.verify", "--nodes=beta"]
+    command += [f"--ansible-inventory={tmp_path / 'hosts.yml'}", str(tmp_path)]
+    shown = output(command, env=environment(ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml")).stdout
+    assert "test_of_a_node[ansible://beta]" in shown
+    assert "test_of_a_node[ansible://alpha]" not in shown
+    assert "test_of_none" in shown
+
+
+def test_a_scenario_that_is_not_there_is_refused():
+    with pytest.raises(Refusal, match="There are: compute, default, deployer, lanservices, router") as raised:
+        checks.cluster("ruter")
+    assert raised.value.code == 2

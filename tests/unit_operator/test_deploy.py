@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import cluster, deploy
+from beowulf import cluster, deploy, inventory
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 
@@ -54,10 +54,28 @@ def test_failure_says_which_node_which_task_and_how_to_go_on(lab):
     assert "./bootstrap deploy --limit beta" in text
 
 
-def test_a_limit_that_ansible_refuses_touches_nothing_and_is_code_2(lab):
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("compute:gama", "no node and no group is called 'gama'. Did you mean gamma?"),
+        ("all,!kompute", "'kompute'. Did you mean compute?"),
+        ("gamma:&dns", "leaves no node"),
+    ],
+)
+def test_a_limit_that_matches_nothing_is_refused_before_the_lab_is_made(lab, monkeypatch, pattern, said):
+    monkeypatch.setattr(deploy.host, "require_lab", lambda: pytest.fail("it went on"))
     with pytest.raises(Refusal) as raised:
-        deploy.conclude("deploy", lab, 1, None, limit="nosuch")
+        deploy.deploy(lab, limit=pattern)
     assert raised.value.code == 2
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "nodes"),
+    [("dns:!beta", ["alpha"]), ("g*,psi", ["gamma", "psi"]), ("compute[1]", ["delta"]), ("~(ze|ga).*", ["gamma", "zeta"])],
+)
+def test_a_limit_is_a_pattern_of_ansibles(lab, pattern, nodes):
+    assert sorted(inventory.select(lab.path, pattern)) == nodes
 
 
 def test_an_interrupt_says_how_to_go_on(lab):

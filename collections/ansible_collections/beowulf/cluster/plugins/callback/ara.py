@@ -227,8 +227,6 @@ class CallbackModule(AraCallback):
         CallbackBase.set_options(self, task_keys=task_keys, var_options=var_options, direct=direct)
         if MISSING:
             return
-        self.argument_labels = ["check", "tags", "skip_tags", "subset"]
-        self.default_labels = [*self.get_option("default_labels"), f"task:{self.get_option('task')}"]
         self.ignored_arguments = self.get_option("ignored_arguments")
         self.ignored_facts = self.get_option("ignored_facts")
         self.ignored_files = self.get_option("ignored_files")
@@ -243,7 +241,13 @@ class CallbackModule(AraCallback):
     # The thread
 
     def _start(self) -> None:
-        if self._recorder is None:
+        """Begin a record, and leave nothing in it of the playbook before: ARA's records of hosts and tasks belong to one playbook."""
+        self.argument_labels = ["check", "tags", "skip_tags", "subset"]
+        self.default_labels = [*self.get_option("default_labels"), f"task:{self.get_option('task')}"]
+        self.playbook = self.play = self.task = None
+        for memory in (self.file_cache, self.host_cache, self.task_cache, self.delegation_cache, self.result_started, self.result_ended):
+            memory.clear()
+        if not self._stopped.is_set():
             self._recorder = threading.Thread(target=self._record, name="ara", daemon=True)
             self._recorder.start()
 
@@ -253,7 +257,7 @@ class CallbackModule(AraCallback):
 
     def _record(self) -> None:
         try:
-            self.client = self._connect()
+            self.client = self.client or self._connect()
             while event := self._events.get():
                 self.client.moment, call = event
                 self._attempt(call)
@@ -261,8 +265,6 @@ class CallbackModule(AraCallback):
                     break
         except (requests.RequestException, RecordingError, OSError, ValueError) as error:
             self._give_up(error)
-        finally:
-            self._stopped.set()
 
     def _attempt(self, call: t.Callable[[], t.Any]) -> None:
         try:
@@ -330,7 +332,7 @@ class CallbackModule(AraCallback):
             if os.getpid() == self._pid and self._recorder is not None and not self._stopped.is_set():
                 self._later(lambda: self._set_status("expired"))
                 self._events.put(None)
-                self._stopped.wait(INTERRUPT_LIMIT)
+                self._recorder.join(INTERRUPT_LIMIT)
             if callable(original):
                 original(number, frame)
             else:

@@ -118,6 +118,21 @@ def test_a_run_is_recorded_with_labels_and_times(server, play):
     assert "secret" not in json.dumps(server.get(f"playbooks/{run['id']}")["arguments"])
 
 
+def test_each_playbook_of_a_run_has_a_record_of_its_own(server, play, tmp_path):
+    (tmp_path / "second.yml").write_text(PLAY.replace("First", "Second"))
+    code, _out, err = finish(play(server.url, str(tmp_path / "second.yml"), "--tags=all"))
+    assert (code, "ARA" in err) == (0, False), err
+    runs = sorted(server.get("playbooks")["results"], key=lambda run: run["id"])
+    assert [(Path(run["path"]).name, run["status"], run["items"]["results"]) for run in runs] == [
+        ("play.yml", "completed", 8),
+        ("second.yml", "completed", 8),
+    ]
+    assert [run["items"]["hosts"] for run in runs] == [2, 2]
+    labels = [sorted(label["name"] for label in run["labels"]) for run in runs]
+    assert labels[0] == labels[1]
+    assert "tags:all" in labels[1]
+
+
 def test_a_failed_run_is_recorded_as_failed(server, play):
     code, _out, _err = finish(play(server.url, "-e", "fail=1"))
     assert code == 2
