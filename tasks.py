@@ -79,6 +79,31 @@ def verify(c: Context, cluster: str = DEFAULT, limit: str = "", only: str = "", 
     test(find(cluster), limit=limit, only=only, as_json=json)
 
 
+@task(
+    help=CLUSTER
+    | {
+        "name": "a drill; may be given several times, and without --name (default: all)",
+        "list": "say which drills there are",
+        "quick": "only those that CI runs; what a noisy machine may miss is told and not asserted",
+        "repeat": "how often each",
+        "json": "for machines",
+    },
+    iterable=["name"],
+)
+@plainly
+def drill(
+    c: Context, name: list[str], cluster: str = DEFAULT, list: bool = False, quick: bool = False, repeat: int = 1, json: bool = False
+) -> None:
+    """Break the lab on purpose, measure from a client, heal it, and compare with the bounds."""
+    from beowulf import drill as drills
+
+    if list:
+        for one in drills.choose(name, quick):
+            print(f"{one.name:<24}{one.title}")
+        return
+    drills.drills(find(cluster), name, repeat=repeat, quick=quick, as_json=json)
+
+
 @task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
 @plainly
 def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool = False) -> None:
@@ -253,6 +278,7 @@ ns = Collection(
     deploy,
     verify,
     status,
+    drill,
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),

@@ -7,15 +7,19 @@ from invoke import Exit, ParseError, Program, __version__
 from beowulf.process import ROOT
 
 # What may follow a task without the name of its option; Invoke's own positional arguments cannot be left out.
-POSITIONAL = {"rack.check": "--file"}
+POSITIONAL = {"rack.check": "--file", "drill": "--name"}
 
 
 def named(arguments: list[str]) -> list[str]:
     """Write the optional positional arguments of tasks with their names: `rack.check FILE` is `rack.check --file FILE`."""
     result: list[str] = []
+    option = None
     for word in arguments:
-        option = POSITIONAL.get(result[-1]) if result else None
-        result += [option, word] if option and not word.startswith("-") else [word]
+        if option and not word.startswith("-"):
+            result += [option, word]
+        else:
+            result.append(word)
+            option = POSITIONAL.get(word)
     return result
 
 

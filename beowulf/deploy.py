@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import subprocess
 import tempfile
 import urllib.error
 import urllib.request
@@ -48,8 +49,8 @@ def strategy() -> dict[str, str]:
     }
 
 
-def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any] | None]:
-    """Run ansible-playbook with progress and recording; return its exit code and, if it came that far, its summary."""
+def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tuple[int, dict[str, Any] | None]:
+    """Run ansible-playbook with progress, unless quiet, and recording; return its exit code and, if it came that far, its summary."""
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         summary = Path(folder) / "summary.json"
         env = environment(
@@ -58,7 +59,7 @@ def run_playbooks(command: Sequence[str], task: str) -> tuple[int, dict[str, Any
             BEOWULF_TASK=task,
             **strategy(),
         )
-        code = run(command, env)
+        code = run(command, env, **({"stdout": subprocess.DEVNULL} if quiet else {}))
         return code, json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
 
 

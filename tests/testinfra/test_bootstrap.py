@@ -4,13 +4,13 @@ testinfra_hosts = ["ansible://router"]
 
 
 def test_leases_only_while_no_lan_server_does(host, rack, chosen, client, python):
-    """Asked by a stranger for the whole time that a server may take to answer."""
+    """Asked by a stranger, for longer than dnsmasq takes to see by a ping that nobody has the address (3 s)."""
     successors = {server["address"] for server in rack["rack_lanservices"] if server["name"] in chosen}
     servers = python(
         client,
         f"""
 with Conversation({client.check_output("ip route show default").split()[4]!r}) as stranger:
-    print(json.dumps([describe(offer)["server"] for offer in stranger.discover(3)]))
+    print(json.dumps([describe(offer)["server"] for offer in stranger.discover(8)]))
 """,
     )
     assert servers, "nobody offers an address"

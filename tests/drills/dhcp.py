@@ -1,0 +1,95 @@
+"""The pair of DHCP servers: leases survive either of them, and a new machine gets one from whoever is left."""
+
+import time
+
+from beowulf.drill import Figure, Lab, drill
+
+CONFIGURATION = "/etc/kea/kea-dhcp4.conf"
+HTTP_TIMEOUT = 10
+"""Seconds after which Kea gives up a heartbeat that is neither answered nor refused (compiled in)."""
+NEW_LEASE = 30
+
+
+def partner_down(lab: Lab, node: str, silent: bool) -> float:
+    """Seconds after which a server knows that it is alone: max-response-delay and one heartbeat, and the last request's end."""
+    milliseconds = lab.setting(node, CONFIGURATION, "heartbeat-delay") + lab.setting(node, CONFIGURATION, "max-response-delay")
+    return milliseconds / 1000 + (HTTP_TIMEOUT if silent else 0)
+
+
+def state(lab: Lab, node: str) -> str:
+    """Return the state of a server in its pair."""
+    answer = lab.kea(node, "status-get")
+    return answer["arguments"]["high-availability"][0]["ha-servers"]["local"]["state"]
+
+
+def figures(lab: Lab, watch, before: set[str], survivor: str):
+    """Yield what every loss of a server is judged by."""
+    yield Figure("leases lost", len(before - lab.leased(survivor)), 0, unit="")
+    given = [sample[2] for sample in watch.answered("leases")]
+    yield Figure("strangers given an address of the rack", len([one for one in given if one in lab.address.values()]), 0, unit="")
+    yield Figure("longest wait for a new lease", watch.longest("leases"), NEW_LEASE, loose=True)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+
+
+@drill("6", quick=True)
+def kill_dhcp_server(lab: Lab):
+    """The active DHCP server is killed and stays away"""
+    active = lab.dhcp_server()
+    other = lab.peer(active)
+    before = lab.leased(other)
+    with lab.watching(lab.leases(), lab.looks_up()) as watch:
+        lab.run(active, "systemctl mask --runtime --quiet kea-dhcp4-server; systemctl kill --signal KILL kea-dhcp4-server")
+        try:
+            took = lab.until(lambda: state(lab, other) == "partner-down", 60, f"{other} serves alone")
+            time.sleep(5)
+        finally:
+            lab.run(active, "systemctl unmask --runtime --quiet kea-dhcp4-server; systemctl restart kea-dhcp4-server")
+    yield Figure("serves alone after", took, partner_down(lab, other, silent=False) + 1, loose=True)
+    yield from figures(lab, watch, before, other)
+
+
+@drill("7")
+def power_off_dhcp_server(lab: Lab):
+    """The active DHCP server loses its power"""
+    active = lab.dhcp_server()
+    other = lab.peer(active)
+    before = lab.leased(other)
+    with lab.watching(lab.leases(), lab.looks_up()) as watch:
+        lab.power_off(active)
+        took = lab.until(lambda: state(lab, other) == "partner-down", 60, f"{other} serves alone")
+        time.sleep(10)
+        lab.power_on(active)
+        lab.until(lambda: lab.run(active, "systemctl is-active kea-dhcp4-server"), 60, f"{active} is up")
+    yield Figure("serves alone after", took, partner_down(lab, other, silent=True), loose=True)
+    yield from figures(lab, watch, before, other)
+
+
+@drill("8")
+def power_off_standby(lab: Lab):
+    """The standby DHCP server loses its power"""
+    active = lab.dhcp_server()
+    standby = lab.peer(active)
+    before = lab.leased(active)
+    with lab.watching(lab.leases(), lab.looks_up()) as watch:
+        lab.power_off(standby)
+        took = lab.until(lambda: state(lab, active) == "partner-down", 60, f"{active} serves alone")
+        time.sleep(10)
+        lab.power_on(standby)
+        lab.until(lambda: lab.run(standby, "systemctl is-active kea-dhcp4-server"), 60, f"{standby} is up")
+    yield Figure("serves alone after", took, partner_down(lab, active, silent=True), loose=True)
+    yield from figures(lab, watch, before, active)
+
+
+@drill("12")
+def reboot_both(lab: Lab):
+    """Both LAN servers lose their power together and come back together"""
+    before = {server: lab.leased(server) for server in lab.pair}
+    lab.power_off(*lab.pair)
+    time.sleep(2)
+    lab.power_on(*lab.pair)
+    yield Figure("everything is back after", lab.until_healthy(120), 60)
+    yield Figure("leases lost", sum(len(before[server] - lab.leased(server)) for server in lab.pair), 0, unit="")
+    with lab.watching(lab.leases(), lab.looks_up()) as watch:
+        time.sleep(3)
+    yield Figure("longest wait for a new lease", watch.longest("leases"), 5)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")

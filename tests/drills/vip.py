@@ -1,0 +1,101 @@
+"""The floating address: its holder fails in every way, and clients notice for as long as the configuration promises."""
+
+import time
+
+from beowulf.drill import Figure, Lab, drill
+
+CONFIGURATION = "/etc/keepalived/keepalived.conf"
+TARGET = 1.5
+LATE = 0.35
+"""Seconds for what the formula leaves out: the address is announced, two questions are 50 ms apart, and a node may be scheduled late."""
+VIP = "dns through the floating address"
+
+
+def master_down(lab: Lab, node: str) -> float:
+    """Seconds after which a backup takes over from a holder that is silent (RFC 9568 section 6.1, Active_Down_Interval)."""
+    advert = lab.setting(node, CONFIGURATION, "advert_int")
+    priority = lab.setting(node, CONFIGURATION, "priority")
+    return 3 * advert + (256 - priority) * advert / 256
+
+
+@drill("4", quick=True)
+def power_off_vip_holder(lab: Lab):
+    """The holder of the floating address loses its power"""
+    holder = lab.holder()
+    other = lab.peer(holder)
+    bound = min(TARGET, master_down(lab, other) + LATE)
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+        lab.power_off(holder)
+        lab.until(lambda: lab.holders() == [other], 30, f"{other} holds the floating address")
+        time.sleep(3)
+        lab.power_on(holder)
+        lab.until(lambda: lab.run(holder, "systemctl is-system-running --wait"), 60, f"{holder} is up")
+        time.sleep(5)
+    yield Figure("longest gap in DNS", watch.gap(VIP), bound, loose=True)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("longest lookup", watch.longest("lookups"))
+    yield Figure("moves back", float(lab.holders() != [other]), 0, unit="")
+
+
+@drill("1", quick=True)
+def kill_name_server(lab: Lab):
+    """The name server on the holder of the floating address is killed; it is started again where it is"""
+    holder = lab.holder()
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+        lab.run(holder, "systemctl kill --signal KILL named")
+        time.sleep(8)
+    yield Figure("longest gap in DNS", watch.gap(VIP), TARGET, loose=True)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("moves", float(lab.holders() != [holder]), 0, unit="")
+
+
+@drill("2")
+def hang_name_server(lab: Lab):
+    """The name server on the holder hangs: it has its port, and answers nobody"""
+    holder = lab.holder()
+    other = lab.peer(holder)
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+        lab.run(holder, "systemctl kill --kill-whom main --signal STOP named")
+        try:
+            lab.until(lambda: lab.holders() == [other], 20, f"{other} holds the floating address")
+            time.sleep(3)
+        finally:
+            lab.run(holder, "systemctl kill --kill-whom main --signal CONT named")
+        time.sleep(6)
+    yield Figure("longest gap in DNS", watch.gap(VIP), 4, loose=True)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("moves back", float(lab.holders() != [other]), 0, unit="")
+
+
+@drill("3", quick=True)
+def kill_keepalived(lab: Lab):
+    """All of keepalived on the holder is killed, and leaves the floating address behind on its interface"""
+    holder = lab.holder()
+    with lab.watching(lab.asks_vip()) as watch:
+        lab.run(holder, "systemctl kill --signal KILL keepalived")
+        time.sleep(8)
+        lab.until(lambda: len(lab.holders()) == 1, 10, "one holder")
+    yield Figure("longest gap in DNS", watch.gap(VIP), 2, loose=True)
+
+
+@drill("5")
+def freeze_holder(lab: Lab):
+    """The holder stands still for 15 s, as under a failing SD card, and goes on as if nothing had happened"""
+    holder = lab.holder()
+    other = lab.peer(holder)
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+        lab.freeze(holder)
+        lab.off.add(holder)
+        try:
+            lab.until(lambda: lab.holders() == [other], 30, f"{other} holds the floating address")
+            time.sleep(12)
+        finally:
+            lab.thaw(holder)
+            lab.off.discard(holder)
+        thawed = time.monotonic()
+        lab.until(lambda: len(lab.holders()) == 1, 10, "one holder")
+        both = time.monotonic() - thawed
+        time.sleep(4)
+    yield Figure("longest gap in DNS", watch.gap(VIP), min(TARGET, master_down(lab, other) + LATE), loose=True)
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("two holders", both, 1.5, loose=True)

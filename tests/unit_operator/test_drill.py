@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from beowulf import drill, drill_report
+from beowulf.__main__ import named
+from beowulf.drill import Figure, Watch
+from beowulf.errors import Failure, Refusal
+
+PROBE = Path(drill.__file__).with_name("probe.py")
+
+
+class Server:
+    """A name server on loopback that can be told to be silent, or to answer wrongly."""
+
+    def __init__(self):
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.mode = "good"
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                question, client = self.socket.recvfrom(512)
+            except OSError:
+                return
+            number = struct.unpack("!H", question[:2])[0]
+            flags = 0x8002 if self.mode == "servfail" else 0x8000
+            answers = 0 if self.mode == "empty" else 1
+            if self.mode != "silent":
+                self.socket.sendto(struct.pack("!6H", number, flags, 1, answers, 0, 0) + question[12:], client)
+
+
+@pytest.fixture
+def server():
+    started = Server()
+    yield started
+    started.socket.close()
+
+
+@pytest.mark.parametrize("fault", ["silent", "servfail", "empty"])
+def test_the_probe_sees_for_how_long_nobody_answered(server, fault):
+    streams = [{"name": "dns", "kind": "dns", "server": "127.0.0.1", "port": server.port, "question": "a.lab.internal"}]
+    command = [sys.executable, str(PROBE), json.dumps({"streams": streams})]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as probe:
+        assert probe.stdout.readline() == "asking\n"
+        time.sleep(0.5)
+        server.mode = fault
+        time.sleep(1)
+        server.mode = "good"
+        time.sleep(0.5)
+        shown, _ = probe.communicate("", timeout=20)
+    watch = Watch(json.loads(shown))
+    assert 0.9 < watch.gap("dns") < 1.3
+    assert 15 < watch.failed("dns") < 25
+
+
+def test_a_gap_goes_from_answer_to_answer_and_to_the_ends_of_the_watch():
+    watch = Watch(
+        {
+            "a": [[0, None, ""], [1, 0.1, ""], [2, None, ""], [4, 0.1, ""], [5, None, ""], [8, None, ""]],
+            "none": [[1, None, ""], [9, None, ""]],
+        }
+    )
+    assert watch.gaps("a") == [(0, 1), (1, 3), (4, 4)]
+    assert watch.gap("a") == 4
+    assert watch.failed("a") == 4
+    assert watch.gap("none") == 8
+    assert watch.longest("none") == math.inf
+    assert Watch({"a": [[0, 0.5, ""], [1, 0.7, ""]]}).longest("a") == 0.7
+
+
+def test_percentiles_are_values_that_were_measured():
+    values = [float(number) for number in range(1, 21)]
+    assert [drill.percentile(values, share) for share in (0.5, 0.95, 1)] == [10, 19, 20]
+    assert drill.percentile([3.0], 0.95) == 3
+
+
+def runs(*values, bound=1.0, loose=False):
+    return [[Figure("gap", value, bound, loose=loose)] for value in values]
+
+
+def test_the_worst_run_decides():
+    summary = drill.summarise(runs(0.5, 0.4, 1.2))["gap"]
+    assert (summary["max"], summary["p50"], summary["ok"]) == (1.2, 0.5, False)
+    assert drill.summarise(runs(0.5, 1.0))["gap"]["ok"]
+
+
+def result(loose, quick, **extra):
+    figures = drill.summarise(runs(0.5, 1.2, loose=loose))
+    one = {"name": "x", "row": "1", "title": "X <breaks>", "repeat": 2, "figures": figures, "failures": [], "ok": False} | extra
+    return {"cluster": "lab", "started": 0, "seconds": 5, "quick": quick, "changed": 0, "drills": [one], "ok": False}
+
+
+def test_the_report_shows_every_run_and_what_failed():
+    page = drill_report.page(result(False, False))
+    assert page.count('class="dot"') == 2
+    assert 'class="bound"' in page
+    assert "X &lt;breaks&gt;" in page
+    assert drill_report.table(result(False, False))[1].endswith("FAILED")
+    assert drill_report.table(result(True, True))[1].endswith("late")
+    assert "no power" in drill_report.page(result(True, True, failures=["no power"]))
+
+
+@pytest.mark.parametrize(("value", "end"), [(0.7, 1), (1.2, 2), (0, 1), (34, 50), (math.inf, 1)])
+def test_a_plot_ends_at_a_round_number(value, end):
+    assert drill_report.scale({"values": [value], "bound": None}) == pytest.approx(end)
+
+
+class Broken(drill.Lab):
+    """A lab that is never healthy and says when it gets power."""
+
+    def __init__(self):
+        self.off, self.powered = set(), []
+
+    def until_healthy(self, seconds=0):
+        return 0.0
+
+    def power_on(self, *nodes):
+        self.powered += nodes
+        self.off -= set(nodes)
+
+
+def test_what_was_broken_gets_its_power_back_whatever_happens():
+    def body(lab):
+        lab.off.add("alpha")
+        raise Failure("alpha does not burn")
+
+    lab = Broken()
+    assert drill.run_one(lab, drill.Drill("x", "1", True, body)) == ([], "alpha does not burn")
+    assert lab.powered == ["alpha"]
+
+
+def test_drills_are_found_by_name_and_the_quick_ones_are_fewer():
+    every, quick = drill.choose([], False), drill.choose([], True)
+    assert {one.name for one in quick} < {one.name for one in every}
+    assert [one.name for one in drill.choose(["kill-keepalived"], False)] == ["kill-keepalived"]
+    assert all(one.title and not one.title.endswith(".") for one in every)
+    with pytest.raises(Refusal, match="no drill nope"):
+        drill.choose(["nope"], False)
+
+
+def test_names_of_drills_need_no_option():
+    assert named(["drill", "a", "b", "--repeat", "3"]) == ["drill", "--name", "a", "--name", "b", "--repeat", "3"]
+    assert named(["deploy", "--limit", "x"]) == ["deploy", "--limit", "x"]
