@@ -35,7 +35,7 @@ HEALTHY = 90
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured value, and the bound that it must not exceed; without a bound it is only reported."""
+    """One measured value, and the bound that it must not exceed, or fall below with `least`; without a bound it is only reported."""
 
     name: str
     value: float
@@ -43,11 +43,14 @@ class Figure:
     unit: str = "s"
     loose: bool = False
     """A bound in time, which a noisy machine may miss: asserted by the full run, reported by the quick one."""
+    least: bool = False
 
     @property
     def ok(self) -> bool:
         """Say whether it keeps the bound."""
-        return self.bound is None or self.value <= self.bound
+        if self.bound is None:
+            return True
+        return self.value >= self.bound if self.least else self.value <= self.bound
 
 
 @dataclass(frozen=True)
@@ -224,15 +227,31 @@ class Lab:
         if result.returncode:
             raise Failure(f"podman {' '.join(arguments)}: {result.stderr.strip()}")
 
+    def python(self, node: str, program: str, limit: float = 60) -> Any:
+        """Run a Python program on a node as root, with what module_utils/dhcp.py defines; return the JSON that it prints."""
+        return json.loads(self.run(node, python_with_dhcp(program), limit=limit))
+
+    @contextlib.contextmanager
+    def cut(self, node: str, *others: str, loss: int = 100) -> Iterator[None]:
+        """Let a node lose packets (percent) from and to other nodes while the body runs."""
+        chance = "" if loss == 100 else f"numgen random mod 100 < {loss} "
+        rules = "".join(
+            f"add chain inet drill {hook} {{ type filter hook {hook} priority -300; }}\n"
+            + "".join(f"add rule inet drill {hook} ip {side} {self.address[other]} {chance}drop\n" for other in others)
+            for hook, side in (("input", "saddr"), ("output", "daddr"))
+        )
+        self.run(node, f"printf %s {shlex.quote('add table inet drill' + chr(10) + rules)} | nft --file -")
+        try:
+            yield
+        finally:
+            self.run(node, "nft delete table inet drill")
+
     @contextlib.contextmanager
     def watching(self, *streams: Mapping[str, Any]) -> Iterator[Watch]:
         """Let the client ask while the body runs; its answers are in the watch afterwards."""
         watch = Watch()
-        library = Path(COLLECTIONS, "ansible_collections/beowulf/cluster/plugins/module_utils/dhcp.py").read_text(encoding="utf-8")
         program = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
-        parts = [("dhcp", library), ("__main__", program)]
-        source = f"n = {{}}\nfor n['__name__'], text in {parts!r}:\n    exec(compile(text, n['__name__'], 'exec'), n)"
-        command = f"sudo python3 -c {shlex.quote(source)} {shlex.quote(json.dumps({'streams': streams}))}"
+        command = f"sudo {python_with_dhcp(program)} {shlex.quote(json.dumps({'streams': streams}))}"
         child = subprocess.Popen(
             [*self.ssh(self.client), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment(),
@@ -321,6 +340,14 @@ class Lab:
 # Running them
 
 
+def python_with_dhcp(program: str) -> str:
+    """Return the shell command that runs a Python program with what module_utils/dhcp.py defines."""
+    library = Path(COLLECTIONS, "ansible_collections/beowulf/cluster/plugins/module_utils/dhcp.py").read_text(encoding="utf-8")
+    parts = [("dhcp", library), ("__main__", program)]
+    source = f"n = {{}}\nfor n['__name__'], text in {parts!r}:\n    exec(compile(text, n['__name__'], 'exec'), n)"
+    return f"python3 -c {shlex.quote(source)}"
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the nearest-rank percentile: the smallest value that at least `share` (0 to 1) of the values do not exceed."""
     ordered = sorted(values)
@@ -338,7 +365,8 @@ def summarise(runs: Sequence[Sequence[Figure]]) -> dict[str, dict[str, Any]]:
         summary[name] = {
             "unit": figures[0].unit, "values": [round(value, 3) for value in values],
             "p50": round(percentile(values, 0.5), 3), "p95": round(percentile(values, 0.95), 3), "max": round(max(values), 3),
-            "bound": round(min(bounds), 3) if bounds else None, "loose": figures[0].loose,
+            "bound": round((max if figures[0].least else min)(bounds), 3) if bounds else None,
+            "loose": figures[0].loose, "least": figures[0].least,
             "ok": all(figure.ok for figure in figures),
         }  # fmt: skip
     return summary

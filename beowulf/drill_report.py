@@ -21,12 +21,17 @@ def amount(value: float | None, unit: str) -> str:
     return f"{number} {unit}".rstrip()
 
 
+def limit(figure: Mapping[str, Any]) -> str:
+    """Write the bound of a figure."""
+    return ("≥ " if figure["least"] else "") + amount(figure["bound"], figure["unit"])
+
+
 def table(result: Mapping[str, Any]) -> list[str]:
     """Return the lines of a table: one for each figure of each drill."""
     rows = [("drill", "figure", "n", "p50", "p95", "max", "bound", "")]
     for one in result["drills"]:
         for name, figure in one["figures"].items():
-            amounts = [amount(figure[key], figure["unit"]) for key in ("p50", "p95", "max", "bound")]
+            amounts = [amount(figure[key], figure["unit"]) for key in ("p50", "p95", "max")] + [limit(figure)]
             verdict = "" if figure["ok"] else "late" if result["quick"] and figure["loose"] else "FAILED"
             rows.append((one["name"], name, str(len(figure["values"])), *amounts, verdict))
         rows += [(one["name"], reason, "", "", "", "", "", "FAILED") for reason in one["failures"]]
@@ -60,7 +65,7 @@ def page(result: Mapping[str, Any]) -> str:
     folder = Path(__file__).with_name("templates")
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(result["started"]))
-    return templates.get_template("drills.html.j2").render(result=result, when=when, plot=plot, amount=amount)
+    return templates.get_template("drills.html.j2").render(result=result, when=when, plot=plot, amount=amount, limit=limit)
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> Path:

@@ -80,6 +80,57 @@ def power_off_standby(lab: Lab):
     yield from figures(lab, watch, before, active)
 
 
+OFFERS = """
+import json
+wrong, dora = [], 0
+for _ in range({rounds}):
+    for name, mac, address in {nodes!r}:
+        with Conversation({interface!r}, parse_mac(mac)) as client:
+            offers = list(client.discover(0.4))
+            dora += bool(offers)
+            for offer in offers:
+                answer = client.request(offer, 1)
+                if offer["address"] != address or (answer and answer["options"][MESSAGE_TYPE][0] == ACK and answer["address"] != address):
+                    wrong.append([name, offer["address"]])
+print(json.dumps({{"dora": dora, "wrong": wrong}}))
+"""
+
+
+@drill("9")
+def cut_peer_link(lab: Lab):
+    """The two LAN servers lose sight of each other, while everyone else sees both"""
+    first, second = lab.pair
+    nodes = [(each["name"], each["mac"], each["address"]) for each in lab.variables["rack_nodes"] if each["addressing"] == "dhcp"]
+    rounds = -(-100 // len(nodes))
+    with lab.cut(first, second):
+        lab.until(lambda: {state(lab, one) for one in lab.pair} == {"partner-down"}, 60, "both serve alone")
+        lab.until(lambda: len(lab.holders()) == 2, 10, "both hold the floating address")
+        program = OFFERS.format(rounds=rounds, nodes=nodes, interface=lab.interface(lab.client))
+        seen = lab.python(lab.client, program, limit=300)
+    yield Figure("conversations answered", seen["dora"], 100, unit="", least=True)
+    yield Figure("addresses given to the wrong node", len(seen["wrong"]), 0, unit="")
+    yield Figure("one holder again after", lab.until(lambda: len(lab.holders()) == 1, 60, "one holder"), 30)
+
+    def agree() -> bool:
+        return lab.leased(first) == lab.leased(second) and {state(lab, one) for one in lab.pair} == {"hot-standby"}
+
+    yield Figure("one set of leases again after", lab.until(agree, 60, "both know the same leases"), 30)
+
+
+@drill("11")
+def lossy_peer_link(lab: Lab):
+    """One packet in twenty is lost between the LAN servers for a minute; nothing flaps"""
+    first, second = lab.pair
+    holder = lab.holder()
+    changes = "journalctl --no-pager --quiet --since=@{since} --unit=kea-dhcp4-server --grep=HA_STATE_TRANSITION | wc -l"
+    since = lab.run(first, "date +%s")
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch, lab.cut(first, second, loss=5):
+        time.sleep(60)
+    yield Figure("changes of state", sum(int(lab.run(one, changes.format(since=since))) for one in lab.pair), 0, unit="")
+    yield Figure("moves of the address", float(lab.holders() != [holder]), 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+
+
 @drill("12")
 def reboot_both(lab: Lab):
     """Both LAN servers lose their power together and come back together"""

@@ -98,6 +98,12 @@ def test_the_worst_run_decides():
     assert drill.summarise(runs(0.5, 1.0))["gap"]["ok"]
 
 
+def test_a_bound_from_below_is_kept_from_below():
+    figures = [[Figure("answers", value, 100, unit="", least=True)] for value in (100, 120)]
+    assert drill.summarise(figures)["answers"]["ok"]
+    assert not drill.summarise([*figures, [Figure("answers", 99, 100, unit="", least=True)]])["answers"]["ok"]
+
+
 def result(loose, quick, **extra):
     figures = drill.summarise(runs(0.5, 1.2, loose=loose))
     one = {"name": "x", "row": "1", "title": "X <breaks>", "repeat": 2, "figures": figures, "failures": [], "ok": False} | extra

@@ -1,0 +1,83 @@
+"""Whoever has no business here is refused, and nothing changes."""
+
+from beowulf.drill import Figure, Lab, drill
+
+OUTSIDE = "192.0.2.1"
+"""An address of the documentation's network (RFC 5737)."""
+
+ADVERT = """
+import json, socket, struct, time
+source, target, vip = (socket.inet_aton(a) for a in {addresses!r})
+body = struct.pack("!BBBBH", 0x31, {router_id}, 255, 1, 30) + b"\\0\\0" + vip
+pseudo = source + target + struct.pack("!BBH", 0, 112, len(body))
+total = sum(struct.unpack("!%dH" % ((len(pseudo) + len(body)) // 2), pseudo + body))
+while total >> 16:
+    total = (total & 0xFFFF) + (total >> 16)
+body = body[:6] + struct.pack("!H", ~total & 0xFFFF) + body[8:]
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+for _ in range(50):
+    s.sendto(body, ({addresses!r}[1], 0))
+    time.sleep(0.1)
+print(json.dumps(True))
+"""
+"""VRRPv3 adverts of the highest priority (RFC 9568 section 5.1)."""
+
+
+@drill("30")
+def foreign_vrrp(lab: Lab):
+    """A third machine claims the floating address with the highest priority, for five seconds"""
+    holder = lab.holder()
+    router_id = lab.variables["rack_vrrp"]["router_id"]
+    own = lab.address[lab.client]
+    with lab.watching(lab.asks_vip()) as watch:
+        for target in lab.pair:
+            lab.python(lab.client, ADVERT.format(addresses=(own, lab.address[target], lab.vip), router_id=router_id))
+    yield Figure("moves of the address", float(lab.holders() != [holder]), 0, unit="")
+    yield Figure("unanswered questions", watch.failed("dns through the floating address"), 0, unit="")
+
+
+@drill("29")
+def foreign_dns(lab: Lab):
+    """Recursion from outside, transfers and changes without the key or with a wrong one, a forged NOTIFY: all refused"""
+    domain, dynamic = lab.domain, lab.variables["rack_dyn_domain"]
+    first = lab.variables["rack_dns_primary"]["name"]
+    serials = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}
+    accepted = []
+    wrong = "hmac-sha256:update:d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3I="
+
+    def refused(what: str, node: str, command: str, sign: str) -> None:
+        shown = lab.run(node, f"{command} 2>&1 || :", limit=30)
+        if not any(word in shown for word in sign.split("|")):
+            accepted.append(f"{what}: {shown[-80:]}")
+
+    for server in lab.pair:
+        address = lab.address[server]
+        lab.run(server, f"ip address add {OUTSIDE}/32 dev lo")
+        try:
+            refused(
+                "recursion from outside",
+                server,
+                f"dig +time=2 +tries=1 -b {OUTSIDE} @{address} deb.debian.org",
+                "REFUSED|timed out|no servers",
+            )
+        finally:
+            lab.run(server, f"ip address del {OUTSIDE}/32 dev lo")
+        refused("transfer without key", lab.client, f"dig +time=2 +tries=1 @{address} {domain} AXFR", "Transfer failed|REFUSED")
+        refused("transfer of dynamic names", lab.client, f"dig +time=2 +tries=1 @{address} {dynamic} AXFR", "Transfer failed|REFUSED")
+        refused(
+            "transfer with a wrong key",
+            lab.client,
+            f"dig +time=2 +tries=1 -y {wrong} @{address} {domain} AXFR",
+            "Transfer failed|BADKEY|NOTAUTH|BADSIG",
+        )
+    address = lab.address[first]
+    for zone, key, sign in ((domain, "", "REFUSED"), (dynamic, "", "REFUSED"), (dynamic, f"-y {wrong}", "NOTAUTH|BADSIG|BADKEY|REFUSED")):
+        update = f"server {address}\\nzone {zone}\\nupdate add stray.{zone} 60 A 192.0.2.9\\nsend\\n"
+        refused(f"change of {zone} {key}", lab.client, f"printf '{update}' | nsupdate -t 3 {key}", sign)
+    lab.run(lab.client, f"dig +time=2 +tries=1 +opcode=NOTIFY @{lab.address[lab.peer(first)]} {domain} SOA", check=False)
+    after = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}
+    for reason in accepted:
+        lab.say(f"  accepted: {reason}")
+    yield Figure("accepted", len(accepted), 0, unit="")
+    yield Figure("zones that changed", float(serials != after), 0, unit="")
