@@ -63,3 +63,36 @@ with Conversation({interface_of(host, own["rack_mac"])!r}, parse_mac({own["rack_
     )
     assert {offer["address"] for offer in offers} == {own["rack_address"]}
     assert {offer["server"] for offer in offers} <= {server["address"] for server in rack["rack_lanservices"]}
+
+
+def test_a_stranger_gets_a_name_and_loses_it_with_the_lease(host, hostvars, rack, python, eventually):
+    """Forward and reverse, from both name servers; the name that it asks for shadows none of the rack."""
+    interface = interface_of(host, hostvars[host.backend.host]["rack_mac"])
+    own = hostvars[host.backend.host]["rack_name"]
+    program = f"""
+with Conversation({interface!r}, b"\\x02\\x00\\x5e" + {own!r}.encode()[:3]) as client:
+    offer = next(client.discover(10))
+    name = (HOSTNAME, {own!r}.encode())
+    server = offer["options"][SERVER_ID]
+    client.send(REQUEST, [(REQUESTED_ADDRESS, socket.inet_aton(offer["address"])), (SERVER_ID, server), name])
+    ack = next(client.replies({{ACK}}, 5))
+    if %s:
+        client.release(ack)
+print(json.dumps(ack["address"]))
+"""
+    address = python(host, program % False)
+    reverse = ".".join(reversed(address.split("."))) + ".in-addr.arpa"
+    full = f"{own}.{rack['rack_dyn_domain']}"
+    servers = [server["address"] for server in rack["rack_lanservices"]]
+
+    def said(name, kind):
+        return [host.check_output(f"dig +time=1 +tries=1 +short @{server} {name} {kind}") for server in servers]
+
+    try:
+        eventually(lambda: said(full, "A") == [address] * 2, 10)
+        eventually(lambda: said(reverse, "PTR") == [f"{full}."] * 2, 10)
+        assert said(f"{own}.{rack['rack_domain']}", "A") == [hostvars[host.backend.host]["rack_address"]] * 2
+    finally:
+        python(host, program % True)
+    eventually(lambda: said(full, "A") == ["", ""], 10)
+    eventually(lambda: said(reverse, "PTR") == ["", ""], 10)

@@ -39,7 +39,9 @@ def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path):
         f"pathlib.Path({str(tmp_path / 'ready')!r}).touch()\ntime.sleep(30)\n"
     )
     parent = f"import sys; sys.path.insert(0, {ROOT!r})\nfrom beowulf.process import run\nsys.exit(run([sys.executable, '-c', {child!r}]))"
-    started = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+    command = ["env", "--default-signal=INT", sys.executable, "-c", parent]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 20
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -108,6 +108,11 @@ options:
         type: str
         default: generic
         choices: [A+, B, B+, Zero, Zero W, CM1, 2B, 3A+, 3B, 3B+, 4B, "5", "400", "500", CM3, CM4, CM5, Zero 2 W, generic]
+      serial:
+        description:
+          - The serial number of a Raspberry Pi, 8 hexadecimal digits in lower case, unique in the rack.
+          - When it boots from the LAN, its boot ROM looks for files in the folder of this name first.
+        type: str
       interface:
         description: The LAN interface. By default it is the one that has the MAC address.
         type: str

@@ -49,7 +49,8 @@ def build(kind, mac, xid, options=()):
 
 
 def parse(message):
-    """A server's message (bytes) -> dict of xid (int), mac (bytes), address (str), options ({code: bytes}); None if malformed."""
+    """A server's message (bytes) -> dict of xid (int), mac (bytes), address, next_server, boot_file (str), options ({code: bytes});
+    None if malformed."""
     if len(message) < 240 or message[0] != 2 or message[236:240] != MAGIC:
         return None
     options, at = {}, 240
@@ -64,6 +65,8 @@ def parse(message):
         "xid": struct.unpack("!I", message[4:8])[0],
         "mac": message[28:34],
         "address": socket.inet_ntoa(message[16:20]),
+        "next_server": socket.inet_ntoa(message[20:24]),
+        "boot_file": message[108:236].split(b"\0")[0].decode("ascii", "replace"),
         "options": options,
     }
 
@@ -123,11 +126,15 @@ class Conversation:
             if reply and (reply["xid"], reply["mac"]) == (self.xid, self.mac) and reply["options"].get(MESSAGE_TYPE, b"\0")[0] in kinds:
                 yield reply
 
-    def discover(self, timeout, again=2.0):
-        """Yield the offers that arrive within `timeout` seconds, asking every `again` seconds. An offer binds nobody to anything."""
+    def discover(self, timeout, again=2.0, options=()):
+        """Yield the offers that arrive within `timeout` seconds, asking every `again` seconds. An offer binds nobody to anything.
+
+        options: more pairs of (code, bytes), which may replace the parameters asked for.
+        """
+        wanted = {PARAMETERS: bytes((NETMASK, ROUTER, DNS, DOMAIN)), **dict(options)}
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            self.send(DISCOVER, [(PARAMETERS, bytes((NETMASK, ROUTER, DNS, DOMAIN)))])
+            self.send(DISCOVER, wanted.items())
             yield from self.replies({OFFER}, min(again, left))
 
     def request(self, offer, timeout):

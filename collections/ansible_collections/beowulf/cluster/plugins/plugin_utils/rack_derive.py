@@ -14,6 +14,8 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, BOARDS, TYPES, Node, Rack
 
 CHILDREN = {"dns": ("dns_primary", "dns_secondary"), "k3s": ("k3s_server", "k3s_agent")}
+DYN_REVERSE_LIMIT = 256
+"""Addresses of the pool up to which each gets a reverse zone."""
 LARGE = 128
 """Above so many nodes, lists and mappings are variables of the deployer alone, and everyone else refers to them: repeated for
 each of 10,000 hosts, as `ansible-inventory --list` does, the list of all nodes alone would fill 30 GB."""
@@ -121,6 +123,7 @@ def _all_vars(rack: Rack, roles: Roles) -> dict[str, Any]:
         "rack_cluster": rack.cluster,
         "rack_domain": rack.domain,
         "rack_dyn_domain": f"dyn.{rack.domain}",
+        "rack_dyn_reverse_zones": _dyn_reverse_zones(rack),
         "rack_timezone": rack.timezone,
         "rack_ssh_user": rack.ssh.user,
         "rack_ssh_private_key": os.path.normpath(os.path.join(home, os.path.expanduser(key))),
@@ -171,6 +174,7 @@ def _node_entry(rack: Rack, roles: Roles, name: str) -> dict[str, Any]:
         "address": str(node.address),
         "mac": node.mac,
         "board": node.board,
+        "serial": node.serial,
         "interface": node.interface,
         "aliases": node.aliases,
         "functions": roles.functions[name],
@@ -208,7 +212,7 @@ def _zones(rack: Rack, roles: Roles, by_type: dict[str, list[str]], ordered: lis
     forward += [_record(name, "A", rack.nodes[name].address) for name in ordered]
     forward += [_record("vip", "A", network.vip), _record("status", "A", network.vip)]
     forward += [_record(server, "A", address) for server, address in servers.items()]
-    forward += [_record("ntp", "A", rack.nodes[name].address) for name in by_type["lanservices"]]
+    forward += [_record(service, "A", rack.nodes[name].address) for service in ("ntp", "tftp") for name in by_type["lanservices"]]
     forward += [_record("k3s", "A", rack.nodes[name].address) for name in ordered if "k3s_server" in roles.functions[name]]
     forward += [_record(alias, "CNAME", f"{by_type['router'][0]}.{domain}.") for alias in ("gateway", "router")]
     forward += [_record(alias, "CNAME", f"{by_type['deployer'][0]}.{domain}.") for alias in ("ara", "deployer")]
@@ -223,6 +227,13 @@ def _zones(rack: Rack, roles: Roles, by_type: dict[str, list[str]], ordered: lis
         {"name": domain, "kind": "forward", "records": forward},
         *({"name": zone, "kind": "reverse", "records": records} for zone, records in reverse.items()),
     ]
+
+
+def _dyn_reverse_zones(rack: Rack) -> list[str]:
+    """A reverse zone for each address of the pool, so that its name may change while the zone around it is written by a deploy;
+    none for a pool that is too large for that."""
+    first, last = int(rack.network.pool.start), int(rack.network.pool.end)
+    return [IPv4Address(number).reverse_pointer for number in range(first, last + 1)] if last - first < DYN_REVERSE_LIMIT else []
 
 
 def _record(name: str, kind: str, value: Any) -> dict[str, str]:

@@ -30,7 +30,7 @@ FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches
 }
 SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "k3s", "k3s_server", "k3s_agent")
 GROUPS = (*TYPES, *(name for names in FUNCTIONS.values() for name in names), *SWITCHED)
-SERVICE_NAMES = ("vip", "ns1", "ns2", "ntp", "ara", "k3s", "status", "gateway", "router", "deployer", "dyn")
+SERVICE_NAMES = ("vip", "ns1", "ns2", "ntp", "tftp", "ara", "k3s", "status", "gateway", "router", "deployer", "dyn")
 RESERVED = ("localhost", "all", "ungrouped", "discovered", *SERVICE_NAMES)
 K3S_NETWORKS = {"pods": IPv4Network("10.42.0.0/16"), "services": IPv4Network("10.43.0.0/16")}  # k3s' own defaults
 
@@ -97,6 +97,7 @@ def check_relations(report: Report, rack: Rack) -> None:
     _check_counts(report, rack, nodes)
     _check_switches(report, nodes)
     _check_macs(report, nodes)
+    _check_serials(report, nodes)
     if rack.network:
         _check_subnet(report, rack, nodes)
         _check_addresses(report, rack, nodes)
@@ -183,6 +184,14 @@ def _check_macs(report: Report, nodes: dict[str, Node]) -> None:
         if node.mac and owners.setdefault(node.mac, name) != name:
             rule = f"is the MAC address of node {owners[node.mac]} already ({node.mac})"
             report.add(("nodes", name, "mac"), rule, "see `ip link` on each node", value=report.source.data["nodes"][name]["mac"])
+
+
+def _check_serials(report: Report, nodes: dict[str, Node]) -> None:
+    owners: dict[str, str] = {}
+    for name, node in nodes.items():
+        if node.serial and owners.setdefault(node.serial, name) != name:
+            rule = f"is the serial number of node {owners[node.serial]} already"
+            report.add(("nodes", name, "serial"), rule, "see `grep Serial /proc/cpuinfo` on each node", value=node.serial)
 
 
 def _check_subnet(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:

@@ -46,6 +46,7 @@ Address = Annotated[IPv4Address, *_string(values.address, _IPV4)]
 Subnet = Annotated[IPv4Network, *_string(values.subnet, _IPV4[:-1] + r"/(1[6-9]|2[0-9])$")]
 Pool = Annotated[values.Pool, *_string(values.pool, _IPV4[:-1] + r" *- *" + _IPV4[1:])]
 Mac = Annotated[str, *_string(values.mac, _MAC)]
+Serial = Annotated[str, *_string(values.serial, r"^[0-9a-f]{8}$")]
 Forwarder = Annotated[str, *_string(values.forwarder, _IPV4 + r"|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$")]
 NtpServer = Annotated[str, *_string(values.ntp_server, r"^[A-Za-z0-9.:-]+$")]
 Bool = Annotated[bool, PlainValidator(values.boolean), WithJsonSchema({"type": "boolean"})]
@@ -88,6 +89,8 @@ class Node(Model):
     """The Ethernet address of the node's LAN interface."""
     board: Annotated[str, *_choice(*BOARDS)] = "generic"
     """The Raspberry Pi model, or generic for any other Debian machine."""
+    serial: Serial | None = None
+    """The serial number of a Raspberry Pi, 8 hexadecimal digits; it boots from the LAN with the files in the folder of this name."""
     interface: Annotated[str | None, *_string(values.interface, r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,14}$")] = None
     """The LAN interface. Default: the one that has the MAC address."""
     uplink: Address | None = None

@@ -34,6 +34,7 @@ _CLASSES = {name: IPv4Network(net) for name, net in CLASSES.items()}
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 _MAC = re.compile(r"[0-9a-f]{12}\Z")
 _MAC_FORM = re.compile(r"(?i)([0-9a-f]{2}([:-])([0-9a-f]{2}\2){4}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}|[0-9a-f]{12})\Z")
+_SERIAL = re.compile(r"[0-9a-f]{8}\Z")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _TIMEZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
@@ -149,6 +150,16 @@ def mac(value: Any) -> str:
     if int(digits[:2], 16) & 1:
         raise Refused("has the multicast bit set (the first pair is odd), which no machine's address has", "is a digit wrong?")
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
+
+
+def serial(value: Any) -> str:
+    """The serial number of a Raspberry Pi, as its boot ROM names its folder: 8 digits, though Linux shows 16 of them."""
+    value = text(value)
+    if not _SERIAL.match(value):
+        better = value.lower()[-8:] if len(value) in (8, 16) else ""
+        hint = f"write {better}" if _SERIAL.match(better) else "like 1a2b3c4d, see `grep Serial /proc/cpuinfo` on the node"
+        raise Refused("is not a serial number: 8 hexadecimal digits in lower case", hint)
+    return value
 
 
 def address(value: Any) -> IPv4Address:

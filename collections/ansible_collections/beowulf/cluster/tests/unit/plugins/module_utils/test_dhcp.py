@@ -38,6 +38,26 @@ def test_a_reply_tells_address_server_and_time():
     }
 
 
+def test_a_reply_tells_what_to_boot():
+    message = bytearray(reply(b"\x02abcde", 7, "10.77.0.200", bytes((53, 1, 2, 255))))
+    assert (dhcp.parse(message)["next_server"], dhcp.parse(message)["boot_file"]) == ("0.0.0.0", "")
+    message[20:24], message[108:118] = socket.inet_aton("10.77.0.11"), b"pxelinux.0"
+    assert (dhcp.parse(message)["next_server"], dhcp.parse(message)["boot_file"]) == ("10.77.0.11", "pxelinux.0")
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [((), {55: bytes((1, 3, 6, 15))}), ([(55, b"\x2b"), (60, b"PXEClient")], {55: b"\x2b", 60: b"PXEClient"})],
+)
+def test_a_client_asks_with_the_options_it_is_given(options, sent):
+    client = object.__new__(dhcp.Conversation)  # without a socket, which only root may open
+    asked = []
+    client.send = lambda kind, options: asked.append((kind, dict(options)))
+    client.replies = lambda kinds, timeout: iter(["an offer"])
+    assert next(client.discover(1, options=options)) == "an offer"
+    assert asked == [(dhcp.DISCOVER, sent)]
+
+
 @pytest.mark.parametrize("message", [b"", b"x" * 239, bytes(300), dhcp.build(dhcp.DISCOVER, b"\x02abcde", 7)])
 def test_what_is_no_reply_is_none(message):
     assert dhcp.parse(message) is None

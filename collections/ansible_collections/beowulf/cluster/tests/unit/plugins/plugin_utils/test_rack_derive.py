@@ -98,6 +98,7 @@ def test_variables_of_other_types(lab: Inventory, full: Inventory) -> None:
     assert full.hosts["gate"]["rack_uplink"] == "192.168.99.7"
     assert full.hosts["gate"]["rack_interface"] == "eth0"
     assert full.hosts["gate"]["rack_mac"] == full.hosts["gate"]["rack_mac"].lower() == "dc:a6:32:00:00:01"
+    assert {node["serial"] for node in full.all_vars["rack_nodes"] if node["name"] in ("c4", "c5")} == {None, "1a2b3c4d"}
     assert [full.hosts[name]["rack_vrrp_priority"] for name in ("two", "one")] == [20, 10]
 
 
@@ -155,6 +156,7 @@ def test_forward_zone(lab: Inventory) -> None:
     records = {(each["name"], each["type"], each["value"]) for each in zone["records"]}
     assert {("@", "NS", "ns1.lab.internal."), ("ns1", "A", "10.77.0.11"), ("ns2", "A", "10.77.0.12")} <= records
     assert {("vip", "A", "10.77.0.5"), ("zeta", "A", "10.77.0.24"), ("k3s", "A", "10.77.0.21")} <= records
+    assert {("tftp", "A", "10.77.0.11"), ("tftp", "A", "10.77.0.12")} <= records
     assert {("ara", "CNAME", "psi.lab.internal."), ("gateway", "CNAME", "omega.lab.internal.")} <= records
     aliases = {name for name, kind, _value in records if kind == "CNAME"}
     assert not aliases & {name for name, kind, _value in records if kind != "CNAME"}  # RFC 1034, section 3.6.2
@@ -217,6 +219,7 @@ def test_the_schema_accepts_good_racks(path: Path, validator: jsonschema.Draft20
 
 
 SINGLE_KEY = ["MAC", "subnet", "host name", "domain", "unknown word", "unknown or missing key", "timers", "CA", "VRRP", "YAML type"]
+SINGLE_KEY += ["serial"]
 
 
 @pytest.mark.parametrize("kind", SINGLE_KEY)
