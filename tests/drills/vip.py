@@ -55,12 +55,12 @@ def hang_name_server(lab: Lab):
     holder = lab.holder()
     other = lab.peer(holder)
     with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
-        lab.run(holder, "systemctl kill --kill-whom main --signal STOP named")
+        lab.run(holder, "kill -STOP $(systemctl show --property MainPID --value named)")
         try:
             lab.until(lambda: lab.holders() == [other], 20, f"{other} holds the floating address")
             time.sleep(3)
         finally:
-            lab.run(holder, "systemctl kill --kill-whom main --signal CONT named")
+            lab.run(holder, "kill -CONT $(systemctl show --property MainPID --value named)")
         time.sleep(6)
     yield Figure("longest gap in DNS", watch.gap(VIP), 4, loose=True)
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
