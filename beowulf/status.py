@@ -33,7 +33,7 @@ QUESTIONS = {
     "clock": "chronyc -c tracking",
     "uptime": "cat /proc/uptime",
 }
-DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"'}
+DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"', "strangers": "cat /run/dhcp-watch/strangers.json"}
 
 
 def script(questions: Mapping[str, str]) -> str:
@@ -78,6 +78,14 @@ def ha_state(text: str) -> str | None:
         return None
 
 
+def foreign(text: str) -> list[dict[str, str]]:
+    """Return the foreign DHCP servers that a node has found on the LAN: their address, MAC, and what they offer."""
+    try:
+        return [one for one in json.loads(text) if {"server", "mac", "offers"} <= set(one)]
+    except (ValueError, TypeError):
+        return []
+
+
 def serial(zone: str, address: str) -> int | None:
     """Ask a server for the serial number of its zone."""
     import dns.exception
@@ -115,6 +123,7 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
         "clock": clock_offset(found.get("clock", "")),
         "uptime": float((found.get("uptime") or "0").split()[0]),
         "dhcp": ha_state(found.get("dhcp", "")),
+        "foreign_dhcp": foreign(found.get("strangers", "")),
     }
 
 
@@ -168,6 +177,8 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
     for name in state["lanservices"]:
         if nodes[name]["up"] and nodes[name]["dhcp"] not in GOOD_HA:
             problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}")
+    for one in {one["server"]: one for node in nodes.values() for one in node.get("foreign_dhcp", ())}.values():
+        problems.append(f"a foreign DHCP server {one['server']} ({one['mac']}) offers addresses on the LAN")
     for zone, servers in state["serials"].items():
         problems += [f"DNS on {name} does not serve {zone}" for name, number in servers.items() if number is None]
         if len({number for number in servers.values() if number is not None}) > 1:

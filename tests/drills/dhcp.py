@@ -144,3 +144,27 @@ def reboot_both(lab: Lab):
         time.sleep(3)
     yield Figure("longest wait for a new lease", watch.longest("leases"), 5)
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+
+
+@drill("28")
+def foreign_dhcp_server(lab: Lab):
+    """Somebody starts another DHCP server on the LAN: the router's, which was to be retired"""
+    from beowulf.status import gather
+
+    router = lab.variables["rack_router"]["name"]
+    before = {node: lab.leased(node) for node in lab.pair}
+    lab.run(router, "systemctl start dnsmasq")
+    try:
+
+        def named() -> bool:
+            return any(f"foreign DHCP server {lab.address[router]} (" in problem for problem in gather(lab.cluster)["problems"])
+
+        took = lab.until(named, 90, "status names the foreign server")
+        macs = [problem for problem in gather(lab.cluster)["problems"] if str(lab.cluster.rack.nodes[router].mac).lower() in problem]
+    finally:
+        lab.run(router, "systemctl stop dnsmasq")
+    yield Figure("named after", took, 60)
+    yield Figure("named with its MAC", len(macs), 1, unit="", least=True)
+    lost = [name for name, address in lab.address.items() if not lab.run(name, f"ip -oneline -4 address show to {address}")]
+    yield Figure("nodes that lost their address", len(lost), 0, unit="")
+    yield Figure("leases lost", sum(len(before[node] - lab.leased(node)) for node in lab.pair), 0, unit="")
