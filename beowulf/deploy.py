@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -41,12 +40,7 @@ def strategy() -> dict[str, str]:
     """
     if os.environ.get("BEOWULF_STRATEGY") == "linear":
         return {}
-    origin = importlib.util.find_spec("ansible_mitogen").origin
-    return {
-        "ANSIBLE_STRATEGY": "mitogen_linear",
-        "ANSIBLE_STRATEGY_PLUGINS": str(Path(origin).parent / "plugins" / "strategy"),
-        "ANSIBLE_DEPRECATION_WARNINGS": "false",
-    }
+    return {"ANSIBLE_STRATEGY": "beowulf.cluster.mitogen_linear", "ANSIBLE_DEPRECATION_WARNINGS": "false"}
 
 
 def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tuple[int, dict[str, Any] | None]:

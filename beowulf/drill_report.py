@@ -1,4 +1,4 @@
-"""What the drills measured: as a table for the terminal, as JSON, and as one page with every value of every figure."""
+"""What the drills measured: for the terminal, as JSON, as a table for documents, and as one page with every value of every figure."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def table(result: Mapping[str, Any]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def markdown(result: Mapping[str, Any]) -> str:
+    """Return the figures as a table for documents."""
+    lines = ["| drill | figure | runs | p50 | p95 | max | bound |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for one in result["drills"]:
+        for name, figure in one["figures"].items():
+            amounts = [amount(figure[key], figure["unit"]) for key in ("p50", "p95", "max")] + [limit(figure)]
+            lines.append(" | ".join(["| `" + one["name"] + "`", name, str(len(figure["values"])), *amounts]) + " |")
+        lines += [f"| `{one['name']}` | **{reason}** | | | | | |" for reason in one["failures"]]
+    return "\n".join(lines) + "\n"
+
+
 def scale(figure: Mapping[str, Any]) -> float:
     """Return the value at the right end of a figure's plot: a round number at or above all values and the bound."""
     top = max([figure["bound"] or 0, *(value for value in figure["values"] if math.isfinite(value))]) or 1
@@ -73,6 +84,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(result["started"]))
     (folder / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (folder / f"{name}.md").write_text(markdown(result), encoding="utf-8")
     path = folder / f"{name}.html"
     path.write_text(page(result), encoding="utf-8")
     return path

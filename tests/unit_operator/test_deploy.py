@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
 
 from beowulf import cluster, deploy, inventory
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
+from beowulf.process import environment, output, tool
 
 GOOD = {"ok": 5, "changed": 2, "failures": 0, "unreachable": 0}
 BAD = {"ok": 5, "changed": 1, "failures": 1, "unreachable": 0}
@@ -93,9 +94,21 @@ def test_ssh_reaches_a_node_as_ansible_does(lab):
 
 def test_a_deploy_keeps_one_python_on_each_node(monkeypatch):
     monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
-    settings = deploy.strategy()
-    assert settings["ANSIBLE_STRATEGY"] == "mitogen_linear"
-    assert (Path(settings["ANSIBLE_STRATEGY_PLUGINS"]) / "mitogen_linear.py").is_file()
+    assert deploy.strategy()["ANSIBLE_STRATEGY"] == "beowulf.cluster.mitogen_linear"
+
+
+def test_what_a_deploy_starts_may_use_every_processor(tmp_path):
+    """Mitogen's own strategy pins it to some, and containers of the lab would inherit that for as long as they live."""
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  become: false\n  connection: local\n"
+        "  vars: {ansible_python_interpreter: '{{ ansible_playbook_python }}'}\n"
+        "  tasks:\n    - ansible.builtin.command: nproc\n      register: seen\n"
+        "    - ansible.builtin.copy: {content: '{{ seen.stdout }}', dest: '{{ playbook_dir }}/{{ inventory_hostname }}'}\n"
+    )
+    env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal")
+    result = output([tool("ansible-playbook"), "-i", "h1,h2,h3,", str(tmp_path / "play.yml")], env=env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {(tmp_path / name).read_text() for name in ("h1", "h2", "h3")} == {str(len(os.sched_getaffinity(0)))}
 
 
 def test_a_deploy_goes_back_to_ansibles_own_strategy_when_asked(monkeypatch):

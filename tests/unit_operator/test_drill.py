@@ -117,6 +117,7 @@ def test_the_report_shows_every_run_and_what_failed():
     assert "X &lt;breaks&gt;" in page
     assert drill_report.table(result(False, False))[1].endswith("FAILED")
     assert drill_report.table(result(True, True))[1].endswith("late")
+    assert "| `x` | gap | 2 | 0.50 s | 1.20 s | 1.20 s | 1.00 s |" in drill_report.markdown(result(False, False))
     assert "no power" in drill_report.page(result(True, True, failures=["no power"]))
 
 
