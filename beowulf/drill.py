@@ -29,6 +29,8 @@ KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
 FOLDER = ROOT / "tests" / "drills"
 BASELINE = 1.5
 """Seconds that the client asks before anything is broken."""
+SLOW = 4
+"""Seconds from which on it is told what was missing until the cluster was healthy."""
 HEALTHY = 90
 """Seconds that a healed cluster gets until all is as it was."""
 
@@ -330,7 +332,9 @@ class Lab:
         while True:
             state = gather(self.cluster)
             if state["healthy"]:
-                return time.monotonic() - began
+                if (took := time.monotonic() - began) > SLOW and problems:
+                    self.say(f"  until {took:.1f} s: {'; '.join(problems)}")
+                return took
             problems = state["problems"]
             if time.monotonic() - began > seconds:
                 raise Failure(f"not healthy after {seconds:.0f} s: {'; '.join(problems)}")
@@ -395,7 +399,7 @@ def drills(cluster: Cluster, names: Sequence[str], repeat: int, quick: bool, as_
         raise Refusal(f"--repeat {repeat}: at least 1.")
     if cluster.running_containers() != set(cluster.rack.nodes):
         raise Failure("Not all nodes of the lab run: ./bootstrap deploy")
-    lab = Lab(cluster)
+    lab = Lab(cluster, say=lambda line: print(line, file=sys.stderr, flush=True))
     began, results = time.time(), []
     for one in chosen:
         runs: list[list[Figure]] = []
