@@ -33,7 +33,7 @@ QUESTIONS = {
     "clock": "chronyc -c tracking",
     "uptime": "cat /proc/uptime",
 }
-DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"', "strangers": "cat /run/dhcp-watch/strangers.json"}
+DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"', "strangers": "sudo -n cat /run/dhcp-watch/strangers.json"}
 
 
 def script(questions: Mapping[str, str]) -> str:
