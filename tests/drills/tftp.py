@@ -8,7 +8,7 @@ import json, time
 def boot():
     # The offer of a server that is alone is kept until it knows that: ask as long as a boot ROM does.
     with Conversation({interface!r}) as client:
-        offer = next(client.discover(20, options=[(60, b"PXEClient:Arch:00000:UNDI:002001"), (93, b"\\\\0\\\\0")]), None)
+        offer = next(client.discover(20, options=[(60, b"PXEClient:Arch:00000:UNDI:002001"), (93, b"\\0\\0")]), None)
     if offer is None:
         return None, None
     server = offer["next_server"]
@@ -19,7 +19,7 @@ def boot():
         asked, end = 0, time.monotonic() + 10
         while time.monotonic() < end:
             if time.monotonic() > asked + 1:
-                own.sendto(b"\\\\0\\\\1cluster.txt\\\\0octet\\\\0", (server, 69))
+                own.sendto(b"\\0\\1cluster.txt\\0octet\\0", (server, 69))
                 asked = time.monotonic()
             try:
                 packet = tap.recv(2048)
@@ -27,8 +27,8 @@ def boot():
                 continue
             udp = packet[(packet[0] & 15) * 4 :]
             port, to, length = struct.unpack("!HHH", udp[:6])
-            if packet[9] == socket.IPPROTO_UDP and to == own.getsockname()[1] and udp[8:10] == b"\\\\0\\\\3":
-                own.sendto(b"\\\\0\\\\4" + udp[10:12], (socket.inet_ntoa(packet[12:16]), port))
+            if packet[9] == socket.IPPROTO_UDP and to == own.getsockname()[1] and udp[8:10] == b"\\0\\3":
+                own.sendto(b"\\0\\4" + udp[10:12], (socket.inet_ntoa(packet[12:16]), port))
                 return server, udp[12:length].decode()
     return server, None
 
