@@ -24,8 +24,10 @@ from typing import Any
 from beowulf.cluster import COLLECTIONS, Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.process import ROOT, environment, output
+from beowulf.status import KEA_SOCKET
 
-KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
+VIP = "dns through the floating address"
+"""Name of the stream of questions to the floating address."""
 FOLDER = ROOT / "tests" / "drills"
 BASELINE = 1.5
 """Seconds that the client asks before anything is broken."""
@@ -109,11 +111,6 @@ class Watch:
     """The samples of a client: {stream: [[asked at, seconds until the answer or None, detail], …]}."""
 
     samples: dict[str, list[list[Any]]] = field(default_factory=dict)
-    marks: dict[str, float] = field(default_factory=dict)
-
-    def mark(self, what: str) -> None:
-        """Remember when something was done."""
-        self.marks[what] = time.time()
 
     def answered(self, stream: str) -> list[list[Any]]:
         """Return the samples that were answered."""
@@ -173,12 +170,6 @@ class Lab:
         command[1:1] = ["-o", "ControlMaster=auto", "-o", f"ControlPath={control}", "-o", "ControlPersist=30"]
         command[1:1] = ["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2"]
         return command
-
-    def variable(self, node: str, name: str) -> Any:
-        """Return a variable that the rack plugin derives for a node."""
-        from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
-
-        return rack.derive(self.cluster.rack).hosts[node][name]
 
     def peer(self, node: str) -> str:
         """Return the other LAN server."""
@@ -277,7 +268,7 @@ class Lab:
 
     def asks_vip(self) -> dict[str, Any]:
         """The floating address is asked for a name of the cluster every 50 ms."""
-        return {"name": "dns through the floating address", "kind": "dns", "server": self.vip, "question": f"{self.client}.{self.domain}"}
+        return {"name": VIP, "kind": "dns", "server": self.vip, "question": f"{self.client}.{self.domain}"}
 
     def looks_up(self) -> dict[str, Any]:
         """A name that is in no hosts file is resolved every 50 ms, by the client's own resolver with its own configuration."""

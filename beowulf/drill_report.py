@@ -60,7 +60,10 @@ def scale(figure: Mapping[str, Any]) -> float:
 def plot(figure: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page draws of a figure: positions in pixels of its values and its bound, and the right end."""
     end = scale(figure)
-    place = lambda value: round(WIDTH * min(1.0, value / end), 1)  # noqa: E731
+
+    def place(value: float) -> float:
+        return round(WIDTH * min(1.0, value / end), 1)
+
     return {
         "width": WIDTH,
         "end": amount(end, figure["unit"]),

@@ -3,10 +3,8 @@
 import time
 
 from beowulf import deploy
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill
 from beowulf.errors import Failure
-
-VIP = "dns through the floating address"
 
 
 def site(lab: Lab, *options: str) -> dict:

@@ -48,36 +48,30 @@ def kill_dhcp_server(lab: Lab):
     yield from figures(lab, watch, before, other)
 
 
+def without_power(lab: Lab, dead: str):
+    """Take the power of one server and give it back; yield what the other one and a client made of it."""
+    other = lab.peer(dead)
+    before = lab.leased(other)
+    with lab.watching(lab.leases(), lab.looks_up()) as watch:
+        lab.power_off(dead)
+        took = lab.until(lambda: state(lab, other) == "partner-down", 60, f"{other} serves alone")
+        time.sleep(10)
+        lab.power_on(dead)
+        lab.until(lambda: lab.run(dead, "systemctl is-active kea-dhcp4-server"), 60, f"{dead} is up")
+    yield Figure("serves alone after", took, partner_down(lab, other, silent=True), loose=True)
+    yield from figures(lab, watch, before, other)
+
+
 @drill("7")
 def power_off_dhcp_server(lab: Lab):
     """The active DHCP server loses its power"""
-    active = lab.dhcp_server()
-    other = lab.peer(active)
-    before = lab.leased(other)
-    with lab.watching(lab.leases(), lab.looks_up()) as watch:
-        lab.power_off(active)
-        took = lab.until(lambda: state(lab, other) == "partner-down", 60, f"{other} serves alone")
-        time.sleep(10)
-        lab.power_on(active)
-        lab.until(lambda: lab.run(active, "systemctl is-active kea-dhcp4-server"), 60, f"{active} is up")
-    yield Figure("serves alone after", took, partner_down(lab, other, silent=True), loose=True)
-    yield from figures(lab, watch, before, other)
+    yield from without_power(lab, lab.dhcp_server())
 
 
 @drill("8")
 def power_off_standby(lab: Lab):
     """The standby DHCP server loses its power"""
-    active = lab.dhcp_server()
-    standby = lab.peer(active)
-    before = lab.leased(active)
-    with lab.watching(lab.leases(), lab.looks_up()) as watch:
-        lab.power_off(standby)
-        took = lab.until(lambda: state(lab, active) == "partner-down", 60, f"{active} serves alone")
-        time.sleep(10)
-        lab.power_on(standby)
-        lab.until(lambda: lab.run(standby, "systemctl is-active kea-dhcp4-server"), 60, f"{standby} is up")
-    yield Figure("serves alone after", took, partner_down(lab, active, silent=True), loose=True)
-    yield from figures(lab, watch, before, active)
+    yield from without_power(lab, lab.peer(lab.dhcp_server()))
 
 
 OFFERS = """

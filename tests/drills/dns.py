@@ -8,11 +8,9 @@ from pathlib import Path
 import yaml
 
 from beowulf import deploy
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill
 from beowulf.errors import Failure
 from beowulf.process import tool
-
-VIP = "dns through the floating address"
 
 
 @contextlib.contextmanager

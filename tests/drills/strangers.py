@@ -1,6 +1,6 @@
 """Whoever has no business here is refused, and nothing changes."""
 
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill
 
 OUTSIDE = "192.0.2.1"
 """An address of the documentation's network (RFC 5737)."""
@@ -34,12 +34,12 @@ def foreign_vrrp(lab: Lab):
         for target in lab.pair:
             lab.python(lab.client, ADVERT.format(addresses=(own, lab.address[target], lab.vip), router_id=router_id))
     yield Figure("moves of the address", float(lab.holders() != [holder]), 0, unit="")
-    yield Figure("unanswered questions", watch.failed("dns through the floating address"), 0, unit="")
+    yield Figure("unanswered questions", watch.failed(VIP), 0, unit="")
 
 
 @drill("29")
 def foreign_dns(lab: Lab):
-    """Recursion from outside, transfers and changes without the key or with a wrong one, a forged NOTIFY: all refused"""
+    """Recursion from outside, transfers and changes without the key or with a wrong one, a NOTIFY without it: all refused"""
     domain, dynamic = lab.domain, lab.variables["rack_dyn_domain"]
     first = lab.variables["rack_dns_primary"]["name"]
     serials = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}

@@ -2,13 +2,12 @@
 
 import time
 
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill
 
 CONFIGURATION = "/etc/keepalived/keepalived.conf"
 TARGET = 1.5
 LATE = 0.35
 """Seconds for what the formula leaves out: the address is announced, two questions are 50 ms apart, and a node may be scheduled late."""
-VIP = "dns through the floating address"
 
 
 def master_down(lab: Lab, node: str) -> float:
