@@ -14,9 +14,10 @@ short_description: Serial of a DNS zone that moves only when its content does
 version_added: 0.1.0
 description:
   - A zone file carries the digest of its content and its serial on one line (C(; content DIGEST serial SERIAL)).
-  - The same digest keeps the serial. Another one takes the seconds since 1970, or the old serial plus one where the clock is behind
-    (a board without a battery), so that secondaries always see it grow (RFC 1982).
-positional: _input, digest
+  - The same digest keeps the serial. Another one takes the seconds since 1970, or the highest serial known plus one where the clock is
+    behind (a board without a battery), so that secondaries always see it grow (RFC 1982).
+  - So does a file that is behind what the server answers, as it was a secondary in between.
+positional: _input, digest, served
 options:
   _input:
     description: Text of the zone file in use; empty if there is none.
@@ -26,6 +27,10 @@ options:
     description: Digest of the content that the zone is to have.
     type: str
     required: true
+  served:
+    description: Serial that the server gives for the zone now, in whatever role; 0 if it does not answer.
+    type: int
+    default: 0
 author:
   - The beowulf project (@beowulf-cluster)
 """
@@ -44,16 +49,15 @@ LINE = re.compile(r"^; content (?P<digest>\S+) serial (?P<serial>\d+)$", re.MULT
 MODULUS = 2**32  # RFC 1982 section 3: SERIAL_BITS is 32
 
 
-def zone_serial(text, digest, now=None):
-    """Zone file in use (str), digest of the wanted content (str), seconds since 1970 (int) -> serial (int, 1 to 2**32 - 1)."""
+def zone_serial(text, digest, served=0, now=None):
+    """Zone file in use (str), digest of the wanted content (str), serial served (int), seconds since 1970 (int) -> serial (int, 1 to 2**32 - 1)."""
     known = LINE.search(text or "")
+    written = int(known["serial"]) if known else 0
+    overtaken = served and 0 < (served - written) % MODULUS < MODULUS // 2  # RFC 1982 section 3.2
+    if known and known["digest"] == digest and not overtaken:
+        return written
     now = int(time.time() if now is None else now)
-    if not known:
-        return now
-    serial = int(known["serial"])
-    if known["digest"] == digest:
-        return serial
-    return max(now, serial + 1) % MODULUS or 1
+    return max(now, max(written, served) + 1) % MODULUS or 1
 
 
 class FilterModule:
