@@ -188,6 +188,40 @@ def lab_shell(c: Context, node: str, cluster: str = DEFAULT) -> None:
     raise Exit(code=subprocess.run(command, check=False).returncode)
 
 
+@task(help=CLUSTER)
+@plainly
+def secrets_init(c: Context, cluster: str = DEFAULT) -> None:
+    """Generate the secrets that the cluster does not have yet, and the vault for them."""
+    from beowulf.secrets import init
+
+    init(find(cluster))
+
+
+@task(help=CLUSTER | {"name": "name of the secret"}, positional=["name"])
+@plainly
+def secrets_show(c: Context, name: str, cluster: str = DEFAULT) -> None:
+    """Print one secret."""
+    from beowulf.secrets import show
+
+    show(find(cluster), name)
+
+
+@task(
+    help=CLUSTER
+    | {
+        "name": "a secret; may be given several times, and without --name (default: all that nothing is encrypted with)",
+        "password": "change the password of the vault instead",
+    },
+    iterable=["name"],
+)
+@plainly
+def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password: bool = False) -> None:
+    """Give secrets new values; a deploy takes them to the nodes."""
+    from beowulf.secrets import rotate
+
+    rotate(find(cluster), name, password=password)
+
+
 @task()
 @plainly
 def ara_serve(c: Context) -> None:
@@ -281,6 +315,7 @@ ns = Collection(
     drill,
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
+    group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),
     group("dev", lock=dev_lock),

@@ -7,7 +7,7 @@ from invoke import Exit, ParseError, Program, __version__
 from beowulf.process import ROOT
 
 # What may follow a task without the name of its option; Invoke's own positional arguments cannot be left out.
-POSITIONAL = {"rack.check": "--file", "drill": "--name"}
+POSITIONAL = {"rack.check": "--file", "drill": "--name", "secrets.rotate": "--name"}
 
 
 def named(arguments: list[str]) -> list[str]:

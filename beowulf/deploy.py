@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beowulf import ara, host, inventory
+from beowulf import ara, host, inventory, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -63,6 +63,7 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
     if limit:
         # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
         inventory.select(cluster.path, limit)
+    secrets.preflight(cluster)
     if cluster.is_lab:
         host.require_lab()
         if not cluster.lab_is_up():

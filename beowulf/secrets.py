@@ -1,0 +1,95 @@
+"""The secrets of a cluster, for the person who runs it: make, show and change them, and ask before a deploy whether they open."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from beowulf.cluster import COLLECTIONS, Cluster
+from beowulf.errors import Refusal
+
+if TYPE_CHECKING:
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
+
+
+def store_of(cluster: Cluster) -> SecretStore:
+    """Return the secrets of a cluster; nothing is read yet."""
+    if COLLECTIONS not in sys.path:
+        sys.path.insert(0, COLLECTIONS)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
+
+    return SecretStore(cluster.state, cluster.rack.cluster)
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Turn what is wrong with the secrets into a refusal: nobody did anything yet."""
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretError
+
+    try:
+        yield
+    except SecretError as error:
+        raise Refusal(str(error)) from error
+
+
+def preflight(cluster: Cluster) -> None:
+    """Open the secrets of a cluster before anything is done with it; on the first run, make them. Refuse what does not open."""
+    store = store_of(cluster)
+    with refused():
+        if new := store.create():
+            print(f"secrets of {cluster.name}: {', '.join(new)} generated in {store.file}")
+
+
+def init(cluster: Cluster) -> None:
+    """Make what is missing, and say what was there; values are not shown."""
+    store = store_of(cluster)
+    with refused():
+        new = store.create()
+        there = [name for name in store.read() if name not in new]
+        place = f"pass, as {store.entry}" if store.is_in_pass() else str(store.password_file)
+    print(f"secrets of {cluster.name}: {store.file}, password in {place}")
+    for title, names in (("generated", new), ("there before", there)):
+        if names:
+            print(f"  {title}: {', '.join(names)}")
+
+
+def show(cluster: Cluster, name: str) -> None:
+    """Print one secret, and nothing else."""
+    store = store_of(cluster)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import known
+
+    with refused():
+        print(store.get(known(name)))
+
+
+def rotate(cluster: Cluster, names: Sequence[str], password: bool = False) -> None:
+    """Give secrets, or all that may change by themselves, or with `password` the vault's password alone, new values."""
+    store = store_of(cluster)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import KINDS, known
+
+    with refused():
+        bound = {name: kind.encrypts for name, kind in KINDS.items() if kind.encrypts}
+        if password and names:
+            raise Refusal("secrets.rotate --password gives the vault another password and changes no secret in it: leave the names out.")
+        for name in names:
+            if encrypted := bound.get(known(name)):
+                raise Refusal(
+                    f"{name} is not rotated here: {encrypted} are encrypted with it, and nobody could read them any more. "
+                    "They have to be encrypted again in the same step as their passphrase changes."
+                )
+        if password:
+            print(f"secrets of {cluster.name}: the vault has a new password, in {store.rekey()}\n{next_step(cluster)}")
+            return
+        changed = store.rotate(names or [name for name in KINDS if name not in bound])
+    print(f"secrets of {cluster.name}: new values for {', '.join(changed)}; the file of before is {store.previous}")
+    if not names:
+        print(f"  left alone: {', '.join(f'{name} ({encrypted} are encrypted with it)' for name, encrypted in bound.items())}")
+    print(next_step(cluster))
+
+
+def next_step(cluster: Cluster) -> str:
+    """Say that the nodes do not know yet."""
+    flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+    return f"  next: ./bootstrap deploy{flag}, which takes it to the nodes; until then they have the old one"
