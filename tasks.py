@@ -42,9 +42,12 @@ def plainly(body: Callable[..., None]) -> Callable[..., None]:
 
 def find(cluster: str):  # noqa: ANN201  # imported late: the list of tasks is shown without reading racks
     """Return a cluster by name."""
+    from beowulf.ca import refresh
     from beowulf.cluster import Cluster
 
-    return Cluster(cluster)
+    chosen = Cluster(cluster)
+    refresh(chosen)
+    return chosen
 
 
 @task(
@@ -222,6 +225,61 @@ def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password
     rotate(find(cluster), name, password=password)
 
 
+@task(
+    help=CLUSTER
+    | {
+        "name": "the name in the certificate, which logs show and ca.revoke takes",
+        "hours": "how long it is good (default: user_hours of the rack file)",
+        "principals": "what it opens, separated by commas: the user of the nodes for all of them (default), or types of nodes",
+        "key": "public key to sign (default: that of this controller)",
+        "to": "where to put it (default: beside the key)",
+    },
+    positional=["name"],
+)
+@plainly
+def ca_user(c: Context, name: str, cluster: str = DEFAULT, hours: float = 0.0, principals: str = "", key: str = "", to: str = "") -> None:
+    """Sign a user's SSH key: for some hours, and for nothing but that."""
+    from beowulf.ca import user
+
+    user(find(cluster), name, hours=hours, principals=principals, key=key, to=to)
+
+
+@task(help=CLUSTER | {"json": "for machines"})
+@plainly
+def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
+    """Show the SSH certificates of hosts and users, those that end first on top."""
+    from beowulf.ca import show
+
+    show(find(cluster), as_json=json)
+
+
+@task(help=CLUSTER | {"what": "the name in a certificate, its serial number, or a node, for its keys"}, positional=["what"])
+@plainly
+def ca_revoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
+    """Make a certificate good for nothing, on every node."""
+    from beowulf.ca import revoke
+
+    revoke(find(cluster), what)
+
+
+@task(help=CLUSTER)
+@plainly
+def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
+    """Sign again what is half of its life old; the deployer does so every day."""
+    from beowulf.ca import renew
+
+    renew(find(cluster))
+
+
+@task(help=CLUSTER | {"finish": "drop the old keys: what they signed is refused from then on"})
+@plainly
+def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False) -> None:
+    """Give the authority for SSH new keys, and sign everything again; nobody is refused on the way."""
+    from beowulf.ca import rotate
+
+    rotate(find(cluster), finish)
+
+
 @task()
 @plainly
 def ara_serve(c: Context) -> None:
@@ -315,6 +373,7 @@ ns = Collection(
     drill,
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
+    group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, renew=ca_renew, rotate=ca_rotate),
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),

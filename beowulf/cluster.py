@@ -130,6 +130,8 @@ class Cluster:
             "ssh", "-i", variables["rack_ssh_private_key"], "-l", variables["rack_ssh_user"],
             "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=4",
             "-o", f"UserKnownHostsFile={variables['rack_state_dir']}/ssh/known_hosts",
+            "-o", f"GlobalKnownHostsFile={variables['rack_state_dir']}/ca/known_hosts",
+            "-o", f"CertificateFile={variables['rack_state_dir']}/ssh/id_ed25519-cert.pub",
             "-o", f"HostKeyAlias={node}.{self.rack.domain}",
             str(self.rack.nodes[node].address),
         ]  # fmt: skip

@@ -50,7 +50,10 @@ MODULUS = 2**32  # RFC 1982 section 3: SERIAL_BITS is 32
 
 
 def zone_serial(text, digest, served=0, now=None):
-    """Zone file in use (str), digest of the wanted content (str), serial served (int), seconds since 1970 (int) -> serial (int, 1 to 2**32 - 1)."""
+    """Zone file in use (str), digest of the wanted content (str), serial served (int), seconds since 1970 (int) -> serial (int).
+
+    The serial is 1 to 2**32 - 1.
+    """
     known = LINE.search(text or "")
     written = int(known["serial"]) if known else 0
     overtaken = served and 0 < (served - written) % MODULUS < MODULUS // 2  # RFC 1982 section 3.2

@@ -24,7 +24,7 @@ COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute"
 SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "slots"), "lanservices": ("dns", "vrrp_priority")}
 FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches of a node add the others
     "router": ("nat", "bootstrap"),
-    "deployer": ("apt_cache", "redis", "ara", "controller"),
+    "deployer": ("apt_cache", "ca", "redis", "ara", "controller"),
     "lanservices": ("dhcp", "dns", "ntp_server", "vip", "tftp", "httpd"),
     "compute": (),
 }
