@@ -280,6 +280,40 @@ def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False) -> None:
     rotate(find(cluster), finish)
 
 
+@task(help=CLUSTER | {"to": "one more copy into this folder, of a USB key say"})
+@plainly
+def backup_create(c: Context, cluster: str = DEFAULT, to: str = "") -> None:
+    """Back the deployer up, encrypted: to itself, to the LAN servers and to this machine."""
+    from beowulf import backup
+
+    backup.create(find(cluster), to=to)
+
+
+@task(
+    help=CLUSTER
+    | {
+        "from_": "a folder of this machine, or a node, that has a copy (default: the newest there is)",
+        "archive": "name of an archive, as in backup.list (default: the last one)",
+        "force": "even over a deployer that has newer state than the archive",
+    },
+)
+@plainly
+def backup_restore(c: Context, cluster: str = DEFAULT, from_: str = "", archive: str = "", force: bool = False) -> None:
+    """Bring a blank deployer back as it was, then set the cluster up."""
+    from beowulf import backup
+
+    backup.restore(find(cluster), source=from_, archive=archive, force=force)
+
+
+@task(help=CLUSTER)
+@plainly
+def backup_list(c: Context, cluster: str = DEFAULT) -> None:
+    """Show who has a copy of the backups, and what is in it."""
+    from beowulf import backup
+
+    backup.listing(find(cluster))
+
+
 @task()
 @plainly
 def ara_serve(c: Context) -> None:
@@ -374,6 +408,7 @@ ns = Collection(
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
     group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, renew=ca_renew, rotate=ca_rotate),
+    group("backup", create=backup_create, restore=backup_restore, list=backup_list),
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),

@@ -98,6 +98,12 @@ class Cluster:
 
         return rack.derive(self.rack).all_vars
 
+    def group(self, name: str) -> list[str]:
+        """Return the nodes of a group of the inventory."""
+        from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
+
+        return rack.derive(self.rack).groups[name]
+
     def container(self, node: str) -> str:
         """Return the name of a node's container."""
         return f"{self.rack.cluster}-{node}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from beowulf import ara
+from beowulf import ara, backup
 from beowulf.process import environment
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ QUESTIONS = {
     "clock": "chronyc -c tracking",
     "uptime": "cat /proc/uptime",
 }
+BACKUP_QUESTIONS = QUESTIONS | {"backup": backup.ASK}
 DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"', "strangers": "sudo -n cat /run/dhcp-watch/strangers.json"}
 
 
@@ -103,7 +104,7 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     """Ask one node everything, over SSH."""
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    questions = DHCP_QUESTIONS if cluster.rack.nodes[node].type == "lanservices" else QUESTIONS
+    questions = {"lanservices": DHCP_QUESTIONS, "deployer": BACKUP_QUESTIONS}.get(cluster.rack.nodes[node].type, QUESTIONS)
     try:
         result = subprocess.run(
             [*command, "sh", "-s"], input=script(questions), capture_output=True, text=True, timeout=LIMIT,
@@ -124,6 +125,7 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
         "uptime": float((found.get("uptime") or "0").split()[0]),
         "dhcp": ha_state(found.get("dhcp", "")),
         "foreign_dhcp": foreign(found.get("strangers", "")),
+        "backup": backup.read_story(found.get("backup", "")),
     }
 
 
@@ -184,6 +186,12 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
         if len({number for number in servers.values() if number is not None}) > 1:
             problems.append(f"the servers have different versions of {zone}")
     for name, node in nodes.items():
+        if node["up"] and node["type"] == "deployer":
+            story = node.get("backup")
+            state["last_backup"] = {"archive": story["archive"], "time": story["time"], "age": round(backup.age(story))} if story else None
+            if story and backup.age(story) > backup.OLD:
+                problems.append(f"the last backup of {name} was made {backup.ago(backup.age(story))}")
+    for name, node in nodes.items():
         if node["up"] and node["clock"] is None:
             problems.append(f"the clock of {name} is not synchronised")
         elif node["up"] and abs(node["clock"]) > CLOCK:
@@ -209,5 +217,8 @@ def screen(state: Mapping[str, Any]) -> Any:
         zones.add_row(zone, *(str(servers[name] or "down") for name in state["lanservices"]))
     run = state["last_run"]
     last = f"last run: {run['playbook']} {run['status']}, {run['started'][:19]}, {run['url']}" if run else "last run: none recorded"
+    # Nothing is said of a deployer that is down.
+    kept = state.get("last_backup", "unknown")
+    saved = f"{kept['archive']}, {backup.ago(kept['age'])}" if isinstance(kept, dict) else kept or "never: ./bootstrap backup.create"
     problems = [Text(f"! {problem}", style="red") for problem in state["problems"]] or [Text("healthy", style="bold green")]
-    return Group(nodes, zones, Text(last), *problems)
+    return Group(nodes, zones, Text(last), Text(f"last backup: {saved}"), *problems)

@@ -6,6 +6,7 @@ import pytest
 
 CONTRACT = [
     *("deploy", "verify", "status", "rack.check", "rack.schema", "lab.up", "lab.down", "lab.shell"),
+    *("backup.create", "backup.restore", "backup.list"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
 ]
 
@@ -22,6 +23,8 @@ def test_every_task_of_the_contract_is_there(operator):
         (["deploy", "--cluster", "../inventory/lab"], "There is no cluster '../inventory/lab'"),
         (["status", "--cluster", ""], "There is no cluster ''"),
         (["lab.shell", "nope"], "The cluster lab has no node 'nope'. It has: omega, psi"),
+        (["backup.create", "--to", "/no/such/folder"], "--to /no/such/folder: this is no folder that you may write to."),
+        (["backup.restore", "--from", "/no/such/folder"], "neither a folder of this machine nor a node. The nodes: omega, psi"),
         (["rack.check", "/no/such/file"], "There is no file /no/such/file."),
         (["deploy", "--limt", "x"], "No idea what '--limt' is!"),
         (["lab.shell"], "did not receive required positional arguments: 'node'"),

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import subprocess
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
@@ -22,6 +23,17 @@ def node(kind, address, *more, clock=0.0001, dhcp=None):
     return {"type": kind, "address": address, "up": True, "addresses": [address, *more], "clock": clock, "uptime": 1.0, "dhcp": dhcp}
 
 
+def kept(seconds):
+    made = datetime.now(UTC) - timedelta(seconds=seconds)
+    return {"archive": "lab-x", "archives": ["lab-x"], "time": f"{made:%Y-%m-%dT%H:%M:%S.%f}Z"}
+
+
+def shown(state):
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(status.screen(status.judge(state)))
+    return screen.getvalue()
+
+
 @pytest.fixture
 def healthy():
     return {
@@ -31,6 +43,7 @@ def healthy():
             "alpha": node("lanservices", "10.77.0.11", "10.77.0.5", dhcp="hot-standby"),
             "beta": node("lanservices", "10.77.0.12", dhcp="hot-standby"),
             "gamma": node("compute", "10.77.0.21"),
+            "psi": node("deployer", "10.77.0.10") | {"backup": kept(3600)},
         },
         "serials": {"lab.internal": {"alpha": 7, "beta": 7}},
         "lanservices": ["alpha", "beta"],
@@ -74,6 +87,7 @@ def test_all_is_well(healthy):
         (lambda s: s["nodes"]["beta"].update(dhcp=None), "DHCP on beta is down"),
         (lambda s: s["serials"]["lab.internal"].update(beta=6), "the servers have different versions of lab.internal"),
         (lambda s: s["serials"]["lab.internal"].update(beta=None), "DNS on beta does not serve lab.internal"),
+        (lambda s: s["nodes"]["psi"].update(backup=kept(3 * 86400)), "the last backup of psi was made 3 days ago"),
         (lambda s: s["nodes"]["gamma"].update(clock=None), "the clock of gamma is not synchronised"),
         (lambda s: s["nodes"]["gamma"].update(clock=-2.5), "the clock of gamma is -2.500 s off"),
     ],
@@ -87,3 +101,19 @@ def test_each_fault_is_named_and_alone(healthy, change, words):
     screen = io.StringIO()
     Console(file=screen, width=120).print(status.screen(state))
     assert words in screen.getvalue()
+
+
+def test_the_age_of_the_last_backup_is_told(healthy):
+    assert "last backup: lab-x, 60 min ago" in shown(healthy)
+    assert status.judge(healthy)["last_backup"]["age"] == pytest.approx(3600, abs=5)
+
+
+def test_no_backup_yet_is_a_note_and_no_fault(healthy):
+    healthy["nodes"]["psi"]["backup"] = None
+    assert status.judge(healthy)["healthy"]
+    assert "last backup: never: ./bootstrap backup.create" in shown(healthy)
+
+
+def test_of_a_deployer_that_is_down_it_is_not_said_that_it_has_no_backup(healthy):
+    healthy["nodes"]["psi"] = {"type": "deployer", "address": "10.77.0.10", "up": False, "reason": "No route"}
+    assert "last backup: unknown" in shown(healthy)

@@ -24,8 +24,8 @@ COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute"
 SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "slots"), "lanservices": ("dns", "vrrp_priority")}
 FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches of a node add the others
     "router": ("nat", "bootstrap"),
-    "deployer": ("apt_cache", "ca", "redis", "ara", "controller"),
-    "lanservices": ("dhcp", "dns", "ntp_server", "vip", "tftp", "httpd"),
+    "deployer": ("apt_cache", "ca", "redis", "ara", "controller", "backup"),
+    "lanservices": ("dhcp", "dns", "ntp_server", "vip", "tftp", "httpd", "backup_copy"),
     "compute": (),
 }
 SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "k3s", "k3s_server", "k3s_agent")

@@ -48,8 +48,8 @@ def test_groups_of_the_lab(lab: Inventory) -> None:
     pair, herd = ["alpha", "beta"], ["gamma", "delta", "epsilon", "zeta"]
     assert {name: hosts for name, hosts in lab.groups.items() if hosts} == {
         **{name: ["omega"] for name in ("router", "nat", "bootstrap")},
-        **{name: ["psi"] for name in ("deployer", "apt_cache", "redis", "ara", "controller")},
-        **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd"), pair),
+        **{name: ["psi"] for name in ("deployer", "apt_cache", "redis", "ara", "controller", "backup")},
+        **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd", "backup_copy"), pair),
         "dns_primary": ["alpha"],
         "dns_secondary": ["beta"],
         **dict.fromkeys(("compute", "distcc", "mpi"), herd),
@@ -83,7 +83,7 @@ def test_variables_of_a_lanservices_node(lab: Inventory) -> None:
         "rack_uplink": None,
         "rack_slots": 1,
         "rack_aliases": [],
-        "rack_functions": ["dhcp", "dns", "ntp_server", "vip", "tftp", "httpd", "dns_secondary"],
+        "rack_functions": ["dhcp", "dns", "ntp_server", "vip", "tftp", "httpd", "backup_copy", "dns_secondary"],
         "rack_vrrp_priority": 100,
         "rack_dhcp_role": "standby",
         "rack_dns_role": "secondary",
