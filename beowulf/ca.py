@@ -49,8 +49,8 @@ def validity(path: Path) -> tuple[float, float]:
     return first, last
 
 
-def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals: Sequence[str], place: Path) -> int:
-    """Sign a public key for a user; write the certificate to `place` and return its serial number.
+def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals: Sequence[str], place: Path, since: str = "-5m") -> int:
+    """Sign a public key for a user, until `hours` from now; write the certificate to `place` and return its serial number.
 
     The key of the authority is encrypted: its passphrase comes out of the vault and goes to ssh-keygen through a pipe.
     """
@@ -75,7 +75,7 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
         ask.write_text("#!/bin/sh\nread -r line && printf '%s\\n' \"$line\"\n", encoding="ascii")
         ask.chmod(0o700)
         command = ["ssh-keygen", "-q", "-s", str(authority), "-I", name, "-n", ",".join(principals), "-z", str(serial)]
-        command += ["-V", f"-5m:+{round(hours * 60)}m", str(copy)]
+        command += ["-V", f"{since}:{round(hours * 60):+d}m", str(copy)]
         env = environment(SSH_ASKPASS=str(ask), SSH_ASKPASS_REQUIRE="force")
         result = subprocess.run(command, env=env, input=f"{passphrase}\n", capture_output=True, text=True, timeout=60, check=False)
         made = Path(folder) / "key-cert.pub"

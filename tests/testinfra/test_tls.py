@@ -1,0 +1,74 @@
+"""TLS between the servers of the LAN: each proves who it is, by a chain that ends at the cluster's own root."""
+
+import base64
+import os
+
+import pytest
+
+from beowulf import secrets
+from beowulf.cluster import Cluster
+
+testinfra_hosts = ["ansible://dhcp"]
+FOLDER = "/etc/kea/tls"
+PORT = 8001
+
+
+def test_the_chain_is_good_for_the_name_and_the_address_of_the_node(host):
+    mine = host.ansible.get_variables()
+    files = f"-CAfile {FOLDER}/root.crt -untrusted {FOLDER}/node.crt"
+    for purpose in ("sslserver", "sslclient"):
+        for name in (f"-verify_hostname {mine['rack_fqdn']}", f"-verify_ip {mine['rack_address']}"):
+            assert host.check_output(f"openssl verify -purpose {purpose} {name} {files} {FOLDER}/node.crt").endswith(": OK")
+    assert host.run(f"openssl verify -verify_hostname psi.example.org {files} {FOLDER}/node.crt").rc != 0
+
+
+def test_nobody_else_may_read_the_key(host):
+    key = host.file(f"{FOLDER}/node.key")
+    assert (key.user, key.group, key.mode) == ("root", "_kea", 0o640)
+
+
+def hello(host, peer, proof):
+    """The first answer of the peer's DHCP server to its partner, or the complaint of TLS."""
+    question = '{"command": "ha-heartbeat"}'
+    ask = f"POST / HTTP/1.0\\r\\nContent-Type: application/json\\r\\nContent-Length: {len(question)}\\r\\n\\r\\n{question}"
+    client = f"openssl s_client -quiet -verify_return_error -CAfile {FOLDER}/root.crt {proof} -connect {peer}:{PORT}"
+    return host.run(f"(printf '{ask}'; sleep 1) | timeout 10 {client} 2>&1").stdout
+
+
+def test_the_pair_talks_to_whoever_has_a_certificate(host):
+    peer = host.ansible.get_variables()["rack_peers"][0]["address"]
+    assert '"result": 0' in hello(host, peer, f"-cert {FOLDER}/node.crt -cert_chain {FOLDER}/node.crt -key {FOLDER}/node.key")
+
+
+def test_the_pair_does_not_talk_to_anyone_else(host):
+    peer = host.ansible.get_variables()["rack_peers"][0]["address"]
+    answer = hello(host, peer, "")
+    assert "result" not in answer
+    assert "alert" in answer
+
+
+@pytest.mark.parametrize(("name", "good"), [("node", True), ("outside", False)])
+def test_the_intermediate_cannot_vouch_for_names_outside_the_domain(node, rack, name, good):
+    """Issued with its very key, as somebody would who has taken over the deployer."""
+    cluster = Cluster(os.environ.get("BEOWULF_CLUSTER", "lab"))
+    host = node(rack["rack_deployer"]["name"])
+    passphrase = base64.b64encode(secrets.store_of(cluster).get("ca").encode()).decode()
+    subject = f"issued.{rack['rack_domain']}" if good else "www.example.org"
+    folder = host.check_output("mktemp -d")
+    try:
+        host.check_output(f"openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={subject} "
+                          f"-keyout {folder}/key -out {folder}/request 2>/dev/null")  # fmt: skip
+        # Not in the list of processes: over a pipe.
+        made = host.run(
+            f"sh -c \"printf 'subjectAltName=DNS:{subject}' >{folder}/ext; base64 -d | openssl x509 -req -in {folder}/request "
+            f"-CA /var/lib/cluster-ca/tls/intermediate.crt -CAkey /var/lib/cluster-ca/tls/intermediate.key -passin stdin -days 1 "
+            f'-extfile {folder}/ext -out {folder}/made" <<E\n{passphrase}\nE'
+        )
+        assert made.rc == 0, made.stderr
+        checked = host.run(
+            f"openssl verify -CAfile /var/lib/cluster-ca/tls/root.crt -untrusted /var/lib/cluster-ca/tls/intermediate.crt {folder}/made"
+        )
+        assert (checked.rc == 0) is good
+        assert good or "permitted subtree violation" in checked.stderr + checked.stdout
+    finally:
+        host.check_output(f"rm -r {folder}")
