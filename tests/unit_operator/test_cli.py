@@ -6,6 +6,7 @@ import pytest
 
 CONTRACT = [
     *("deploy", "verify", "status", "rack.check", "rack.schema", "lab.up", "lab.down", "lab.shell"),
+    *("secrets.init", "secrets.show", "secrets.rotate"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
 ]
 

@@ -23,7 +23,7 @@ from beowulf import secret_scan
 from beowulf.errors import Failure
 from beowulf.secret_scan import Finding, Needles
 
-VALUE = "kG3vT9/xQ b+7nW\"2mZé5rJ8sL1pD4"
+VALUE = 'kG3vT9/xQ b+7nW"2mZé5rJ8sL1pD4'
 SAFE = "kG3vT9xQb7nW2mZ5rJ8sL1pD4hY6cF0aE9uIoP3t"
 NEEDLES = Needles({"odd": VALUE, "redis": SAFE})
 HERE = ["env"]
@@ -198,7 +198,8 @@ def test_the_search_itself_shows_nothing(as_root, tmp_path):
     """The command lines of what runs while a Redis with a password is searched."""
     seen = tmp_path / "seen"
     program = tmp_path / "bin" / "redis-cli"
-    program.write_text(f'#!/bin/sh\ncat /proc/[0-9]*/cmdline >> {seen} 2>/dev/null\ncase $1 in ping) [ -z "$REDISCLI_AUTH" ] || echo PONG;; dbsize) echo 0;; esac\n')
+    look = f"cat /proc/[0-9]*/cmdline >> {seen} 2>/dev/null"
+    program.write_text(f'#!/bin/sh\n{look}\ncase $1 in ping) [ -z "$REDISCLI_AUTH" ] || echo PONG;; dbsize) echo 0;; esac\n')
     program.chmod(0o755)
     assert list(secret_scan.in_redis(NEEDLES, HERE, SAFE)) == []
     assert seen.stat().st_size

@@ -76,7 +76,8 @@ def view(store, password_file=None):
     """What ansible-vault itself says is in the file."""
     tool = str(Path(sys.executable).parent / "ansible-vault")
     command = [tool, "view", "--vault-id", f"lab@{password_file or store.password_file}", str(store.file)]
-    return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"}).stdout)
+    env = os.environ | {"LC_ALL": "C.UTF-8"}
+    return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 def mode(path):
@@ -148,7 +149,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(store):
 
 
 def test_an_unknown_name_says_which_there_are(store):
-    with pytest.raises(SecretError, match="There is no secret 'reddis'. Did you mean redis\\? There are: redis, ara_admin, "):
+    with pytest.raises(SecretError, match=r"There is no secret 'reddis'\. Did you mean redis\? There are: redis, ara_admin, "):
         store.get("reddis")
     assert not store.folder.exists()
 
@@ -365,7 +366,7 @@ def test_pass_that_hangs_is_given_up_with_all_that_it_started(store, tmp_path, m
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(secret_store, "PASS_LIMIT", 0.5)
     began = time.monotonic()
-    with pytest.raises(SecretError, match="gave no answer in 0.5 s"):
+    with pytest.raises(SecretError, match="gave no answer in"):
         store.password()
     assert time.monotonic() - began < 2
     command = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/cmdline")
