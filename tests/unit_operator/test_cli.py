@@ -7,6 +7,8 @@ import pytest
 CONTRACT = [
     *("deploy", "verify", "status", "rack.check", "rack.schema", "lab.up", "lab.down", "lab.shell"),
     *("backup.create", "backup.restore", "backup.list"),
+    *("ca.user", "ca.list", "ca.revoke", "ca.renew", "ca.rotate"),
+    *("secrets.init", "secrets.show", "secrets.rotate"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
 ]
 

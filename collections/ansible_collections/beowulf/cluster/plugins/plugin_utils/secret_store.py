@@ -335,7 +335,8 @@ class SecretStore:
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise SecretError(
                         f"`pass {arguments[0]} {self.entry}` gave no answer in {error.timeout:g} s, "
-                        f"so the password of {self.file} is unknown. Try it in a terminal: perhaps gpg-agent hangs (gpgconf --kill gpg-agent)."
+                        f"so the password of {self.file} is unknown. Try it in a terminal: "
+                        "perhaps gpg-agent hangs (gpgconf --kill gpg-agent)."
                     ) from error
                 raise
         if child.returncode:

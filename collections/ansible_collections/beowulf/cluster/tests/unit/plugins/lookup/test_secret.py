@@ -25,6 +25,8 @@ def template(text, variables):
 def test_a_template_gets_the_secret_of_its_cluster(variables, tmp_path):
     text = "{{ lookup('beowulf.cluster.secret', 'redis') }} {{ query('beowulf.cluster.secret', 'ca', 'vault') | join(' ') }}"
     store = secret_store.SecretStore(tmp_path / "lab", "lab")
+    assert len(template(text, variables).split()) == 3
+    assert (tmp_path / "lab" / "secrets.yml").read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;lab\n")
     assert template(text, variables).split() == [store.get("redis"), store.get("ca"), store.password()]
 
 

@@ -76,7 +76,8 @@ def view(store, password_file=None):
     """What ansible-vault itself says is in the file."""
     tool = str(Path(sys.executable).parent / "ansible-vault")
     command = [tool, "view", "--vault-id", f"lab@{password_file or store.password_file}", str(store.file)]
-    return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"}).stdout)
+    env = os.environ | {"LC_ALL": "C.UTF-8"}
+    return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout)
 
 
 def mode(path):
@@ -148,7 +149,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file(store):
 
 
 def test_an_unknown_name_says_which_there_are(store):
-    with pytest.raises(SecretError, match="There is no secret 'reddis'. Did you mean redis\\? There are: redis, ara_admin, "):
+    with pytest.raises(SecretError, match=r"There is no secret 'reddis'\. Did you mean redis\? There are: redis, ara_admin, "):
         store.get("reddis")
     assert not store.folder.exists()
 
@@ -343,14 +344,20 @@ def test_a_wrong_password_in_pass_is_a_sentence(store, password_store):
         store.get("redis")
 
 
-def test_pass_asks_nobody_without_a_terminal(store, password_store):
+def test_pass_asks_nobody_without_a_terminal(store, password_store, tmp_path):
     """The key has a passphrase that no agent knows: an error at once, and no wait for somebody who is not there."""
     password_store("from pass\n", protection="Passphrase: abc")
+    asked = tmp_path / "asked"
+    pinentry = tmp_path / "pinentry"
+    pinentry.write_text(f"#!/bin/sh\ntouch {asked}\n")
+    pinentry.chmod(0o755)
+    (Path(os.environ["GNUPGHOME"]) / "gpg-agent.conf").write_text(f"pinentry-program {pinentry}\n")
     subprocess.run(["gpgconf", "--kill", "gpg-agent"], check=True)
     began = time.monotonic()
     with pytest.raises(SecretError, match="`pass show beowulf/lab/vault` failed, so the password of"):
         store.get("redis")
     assert time.monotonic() - began < 3
+    assert not asked.exists()
     assert not store.file.exists()
 
 
@@ -363,10 +370,14 @@ def test_pass_that_hangs_is_given_up_with_all_that_it_started(store, tmp_path, m
     program.write_text(f"#!/bin/sh\nsleep 61 & echo $! > {tmp_path}/pid\nwait\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(secret_store, "PASS_LIMIT", 0.5)
+    monkeypatch.setattr(secret_store, "PASS_LIMIT", 2)
     began = time.monotonic()
-    with pytest.raises(SecretError, match="gave no answer in 0.5 s"):
+    with pytest.raises(SecretError, match="gave no answer in"):
         store.password()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     command = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/cmdline")
+    # A process that was just killed has no command line any more, even before somebody collects it.
+    deadline = time.monotonic() + 10
+    while command.exists() and b"61" in command.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert not command.exists() or b"61" not in command.read_bytes()
