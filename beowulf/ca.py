@@ -198,12 +198,13 @@ def revocation(cluster: Cluster, what: str) -> list[str]:
 
 def revoke(cluster: Cluster, what: str) -> None:
     """Revoke, on the authority and on every node."""
-    from beowulf import deploy
+    from beowulf import deploy, lock
 
     refresh(cluster)
     lines = revocation(cluster, what)
     options = [f"--extra-vars={json.dumps({'ca_revoked': lines})}"]
-    code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
+    with lock.changing(cluster, "ca.revoke"):
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
     deploy.conclude("ca.revoke", cluster, code, found)
     if lines[0].startswith("id:"):
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")
@@ -211,21 +212,23 @@ def revoke(cluster: Cluster, what: str) -> None:
 
 def renew(cluster: Cluster) -> None:
     """Sign again what is half of its life old, or was lost."""
-    from beowulf import deploy
+    from beowulf import deploy, lock
 
     refresh(cluster)
-    code, found = deploy.run_playbooks(deploy.playbook(cluster, "certificates"), "ca.renew")
+    with lock.changing(cluster, "ca.renew"):
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "certificates"), "ca.renew")
     deploy.conclude("ca.renew", cluster, code, found)
 
 
 def rotate(cluster: Cluster, finish: bool) -> None:
     """Give the authority new keys that sign from now on while the old ones are trusted still; with `finish`, drop the old ones."""
-    from beowulf import deploy
+    from beowulf import deploy, lock
 
     refresh(cluster)
     step = "finish" if finish else "begin"
     command = deploy.playbook(cluster, "certificates", options=[f"--extra-vars={json.dumps({'ca_rotation': step})}"])
-    code, found = deploy.run_playbooks(command, "ca.rotate")
+    with lock.changing(cluster, "ca.rotate"):
+        code, found = deploy.run_playbooks(command, "ca.rotate")
     deploy.conclude("ca.rotate", cluster, code, found)
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")

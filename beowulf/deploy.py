@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beowulf import ara, host, inventory, secrets
+from beowulf import ara, host, inventory, lock, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -71,7 +71,8 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
                 raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
             # A run of its own, so that it is recorded and told as one.
             lab(cluster, "lab.up")
-    code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
+    with lock.changing(cluster, "deploy"):
+        code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
     conclude("deploy", cluster, code, summary, check=check)
 
 
