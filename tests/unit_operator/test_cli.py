@@ -7,11 +7,12 @@ import pytest
 CONTRACT = [
     *("deploy", "verify", "status", "rack.check", "rack.schema", "lab.up", "lab.down", "lab.shell"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
+    *("mpi", "mpi.check", "build"),
 ]
 
 
 def test_every_task_of_the_contract_is_there(operator):
-    shown = operator("--list").stdout.replace("(test)", " test ")
+    shown = operator("--list").stdout.replace("(test)", " test ").replace("(mpi)", " mpi ")
     assert set(CONTRACT) <= set(shown.split())
 
 
