@@ -208,6 +208,11 @@ def test_bad_words_are_code_2_and_a_sentence(words, tmp_path):
     assert "usage: standalone|cluster|efficient [SIZE" in run([sys.executable, str(EXAMPLES / "pi.py"), *words], tmp_path, code=2)
 
 
+def test_standalone_is_no_form_for_several_ranks(monkeypatch, tmp_path):
+    monkeypatch.setenv("PMI_SIZE", "4")
+    assert "standalone is one process" in run([sys.executable, str(EXAMPLES / "pi.py"), "standalone"], tmp_path, code=2)
+
+
 def test_c_refuses_bad_words_alike(programs):
     assert "usage: standalone|cluster|efficient [SIZE]" in run([str(programs / "pi"), "standalone", "x"], programs, code=2)
     assert "standalone is one process" in run([MPIEXEC, "-n", "2", str(programs / "pi"), "standalone"], programs, code=2)
