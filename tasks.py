@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,54 @@ def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool =
 def dump(data: object) -> str:
     """Return data as JSON that people can read, too."""
     return json.dumps(data, indent=1)
+
+
+HANDED_ON = "; what follows -- is for"
+
+
+@task(
+    help=CLUSTER
+    | {
+        "file": "a Python program (.py), a C source (.c) or a binary" + HANDED_ON + " the program",
+        "n": "number of ranks (default: all slots of the herd)",
+        "per_node": "ranks on each node (default: its slots)",
+        "fetch": "a folder to copy to what the program leaves in its own",
+    },
+    positional=["file"],
+)
+@plainly
+def mpi(c: Context, file: str, n: int = 0, per_node: int = 0, fetch: str = "", cluster: str = DEFAULT) -> None:
+    """Run a parallel program on the herd."""
+    from beowulf import herd
+
+    if code := herd.mpi(find(cluster), file, n, per_node, shlex.split(c.remainder), fetch):
+        raise Exit(code=code)
+
+
+@task(help=CLUSTER | {"json": "for machines"})
+@plainly
+def mpi_check(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
+    """Measure every node of the herd and the way between every two: find the bad cable and the slow board."""
+    from beowulf import herd
+
+    herd.check(find(cluster), json)
+
+
+@task(
+    help=CLUSTER
+    | {
+        "dir": "folder with a Makefile or a configure script" + HANDED_ON + " make",
+        "pump": "let the nodes preprocess, too; without the cache",
+        "fetch": "a folder to copy the built tree to",
+    },
+    positional=["dir"],
+)
+@plainly
+def build(c: Context, dir: str, pump: bool = False, fetch: str = "", cluster: str = DEFAULT) -> None:
+    """Compile a C or C++ tree with the herd."""
+    from beowulf import herd
+
+    herd.build(find(cluster), dir, pump, fetch, shlex.split(c.remainder))
 
 
 @task(help={"file": "rack file (default: that of the cluster)"})
@@ -405,6 +454,8 @@ ns = Collection(
     verify,
     status,
     drill,
+    build,
+    group("mpi", default=mpi, run=mpi, check=mpi_check),
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
     group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, renew=ca_renew, rotate=ca_rotate),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from invoke import Exit, ParseError, Program, __version__
 
 from beowulf.process import ROOT
@@ -11,10 +13,15 @@ POSITIONAL = {"rack.check": "--file", "drill": "--name", "secrets.rotate": "--na
 
 
 def named(arguments: list[str]) -> list[str]:
-    """Write the optional positional arguments of tasks with their names: `rack.check FILE` is `rack.check --file FILE`."""
+    """Write the optional positional arguments of tasks with their names: `rack.check FILE` is `rack.check --file FILE`.
+
+    What follows `--` is for a task to hand on. Invoke joins it with spaces: it is quoted, so that a shlex.split gives it back.
+    """
     result: list[str] = []
     option = None
-    for word in arguments:
+    for number, word in enumerate(arguments):
+        if word == "--":
+            return [*result, word, *map(shlex.quote, arguments[number + 1 :])]
         if option and not word.startswith("-"):
             result += [option, word]
         else:
@@ -39,6 +46,9 @@ class Operator(Program):
             super().parse_tasks()
         except ParseError as error:
             raise Exit(f"{error} ./bootstrap --list shows the tasks, ./bootstrap --help TASK its options.", code=2) from error
+        except ValueError as error:
+            # An option that wants a number was given something else; Invoke leaves it to Python to say so.
+            raise Exit(f"This is no number: {error} ./bootstrap --help TASK shows the options.", code=2) from error
 
 
 def main(arguments: list[str]) -> None:

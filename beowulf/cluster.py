@@ -92,11 +92,16 @@ class Cluster:
         return ROOT / ".beowulf" / self.name / "facts"
 
     @cached_property
-    def variables(self) -> dict[str, Any]:
-        """Return what the inventory plugin derives for all nodes."""
+    def derived(self) -> Any:
+        """Return all that the inventory plugin derives: groups, variables of all nodes and of each."""
         from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
 
-        return rack.derive(self.rack).all_vars
+        return rack.derive(self.rack)
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Return what the inventory plugin derives for all nodes."""
+        return self.derived.all_vars
 
     def group(self, name: str) -> list[str]:
         """Return the nodes of a group of the inventory."""

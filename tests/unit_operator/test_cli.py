@@ -10,11 +10,12 @@ CONTRACT = [
     *("ca.user", "ca.list", "ca.revoke", "ca.renew", "ca.rotate"),
     *("secrets.init", "secrets.show", "secrets.rotate"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
+    *("mpi", "mpi.check", "build"),
 ]
 
 
 def test_every_task_of_the_contract_is_there(operator):
-    shown = operator("--list").stdout.replace("(test)", " test ")
+    shown = operator("--list").stdout.replace("(test)", " test ").replace("(mpi)", " mpi ")
     assert set(CONTRACT) <= set(shown.split())
 
 

@@ -1,0 +1,472 @@
+"""The herd at work: run a parallel program, measure the nodes and the cables between them, compile a tree."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from beowulf.cluster import Cluster
+from beowulf.errors import Failure, OperatorError, Refusal
+from beowulf.mpi_check import FACTOR, middle, outliers
+from beowulf.process import INTERRUPTED, ROOT, output, run
+
+USER = "mpi"
+JOBS = "/srv/jobs"
+LOST = 255
+"""What ssh ends with when it did not reach the node, or lost it."""
+
+# Runs "$@" in the folder $1 and ends it when the standard input does: with the connection, whoever ended that.
+ATTENDED = """
+cd "$1" || exit; shift
+exec 3<&0
+"$@" </dev/null 3<&- & child=$!
+{ read -r _ <&3; kill -TERM $child; } >/dev/null 2>&1 & watch=$!
+wait $child; code=$?
+kill $watch 2>/dev/null
+exit $code
+"""
+
+# Runs on the first node as the user of MPI; $1 is the folder of the job, the rest are the other nodes.
+SHARE = """
+folder=$1; shift
+for node; do
+    ssh -n "$node" test -e "$folder/." || tar -C "$folder" -c . | ssh "$node" "mkdir -m 0700 '$folder' && tar -C '$folder' -x" || exit
+done
+"""
+FORGET = """
+folder=$1; shift
+for node; do ssh -n "$node" rm -rf "$folder"; done
+rm -rf "$folder"
+"""
+
+# Without contraction the same numbers on every architecture.
+COMPILE = ("mpicc", "-O2", "-ffp-contract=off")
+
+
+def slots(cluster: Cluster, function: str) -> dict[str, int]:
+    """Return how many processes each node of a function (mpi, distcc) takes, in the order of the rack; refuse a rack without any."""
+    found = cluster.derived
+    herd = {name: found.hosts[name]["rack_slots"] for name in found.groups[function]}
+    if not herd:
+        raise Refusal(f"The cluster {cluster.name} has no node for {function}.")
+    return herd
+
+
+def remote(cluster: Cluster, node: str, script: str, *words: str, user: str = "") -> list[str]:
+    """Return the command that runs a script in a login shell on a node, with words as its arguments."""
+    account = ["sudo", "-H", "-u", user] if user else []
+    return [*cluster.ssh(node), shlex.join([*account, "bash", "-l", "-c", script, "bash", *words])]
+
+
+def ask(cluster: Cluster, node: str, script: str, *words: str, user: str = "", timeout: float = 60) -> str:
+    """Return what a script on a node says; fail with its last words."""
+    result = output(remote(cluster, node, script, *words, user=user), timeout=timeout)
+    if result.returncode:
+        raise Failure(f"{node}: {last_words(result.stderr) or last_words(result.stdout) or f'ended with {result.returncode}'}")
+    return result.stdout.strip()
+
+
+def last_words(text: str) -> str:
+    """Return the last lines of an output."""
+    return "\n".join(text.strip().splitlines()[-5:])
+
+
+def ask_all(cluster: Cluster, nodes: Iterable[str], script: str) -> dict[str, str | Failure]:
+    """Return what a script says on several nodes at the same time, or how it failed there."""
+
+    def one(node: str) -> str | Failure:
+        try:
+            return ask(cluster, node, script)
+        except Failure as error:
+            return error
+
+    nodes = list(nodes)
+    with ThreadPoolExecutor(16) as pool:
+        return dict(zip(nodes, pool.map(one, nodes), strict=True))
+
+
+def attended(cluster: Cluster, node: str, folder: str, command: Sequence[str], user: str = "") -> int:
+    """Run a command on a node in a folder; its output is ours. Return its exit code."""
+    code = run(remote(cluster, node, ATTENDED, folder, *command, user=user), stdin=subprocess.PIPE)
+    if code == INTERRUPTED:
+        error = OperatorError("interrupted")
+        error.code = INTERRUPTED
+        raise error
+    if code == LOST:
+        raise Failure(f"The connection to {node} broke; what ran there has been told to end.")
+    return code
+
+
+# --- Programs
+
+
+def includes(source: Path, folder: Path) -> Iterator[Path]:
+    """Find the files that a C source includes by quoted names."""
+    for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', source.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+        path = Path(os.path.normpath(source.parent / name))
+        if path.is_file():
+            if folder not in path.parents:
+                raise Refusal(f"{source} includes {name}, which is not in the folder of the program, and only that is copied.")
+            yield path
+
+
+def imports(source: Path, folder: Path) -> Iterator[Path]:
+    """Find the modules and packages in the program's folder that a Python file imports."""
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise Refusal(f"{source} is no Python: {error}") from error
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    for name in sorted({name.partition(".")[0] for name in names}):
+        if (folder / name / "__init__.py").is_file():
+            yield from sorted(path for path in (folder / name).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        elif (folder / f"{name}.py").is_file():
+            yield folder / f"{name}.py"
+
+
+def program(file: str) -> dict[str, Path]:
+    """Return the files that a program consists of, the program first: {name relative to its folder: path}. Refuse what is none."""
+    path = Path(file).absolute()
+    if not path.is_file():
+        raise Refusal(f"There is no file {file}.")
+    if path.suffix not in (".py", ".c") and not os.access(path, os.X_OK):
+        raise Refusal(f"{file} is no program: neither Python (.py) nor C (.c), and it may not be executed.")
+    needs = {".py": imports, ".c": includes, ".h": includes}
+    found: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        one = waiting.pop(0)
+        name = str(one.relative_to(path.parent))
+        if name not in found:
+            found[name] = one
+            waiting += needs[one.suffix](one, path.parent) if one.suffix in needs else []
+    return found
+
+
+def places(herd: Mapping[str, int], ranks: int, per_node: int = 0) -> tuple[int, list[str]]:
+    """Return how many ranks there will be and on which nodes, as mpiexec deals them out; refuse more than there is room for.
+
+    Nodes are filled in order, with their slots or with `per_node` ranks each. No number of ranks: as many as there is room for.
+    """
+    if ranks < 0 or per_node < 0:
+        raise Refusal("A number of ranks is 1 or more.")
+    room = {node: min(own, per_node) if per_node else own for node, own in herd.items()}
+    if per_node > min(herd.values()):
+        small = min(herd, key=lambda node: herd[node])
+        raise Refusal(f"--per-node {per_node}: {small} has only {herd[small]} slots.")
+    total = sum(room.values())
+    if ranks > total:
+        raise Refusal(f"-n {ranks}: the herd has {total} slots ({', '.join(f'{node} {own}' for node, own in room.items())}).")
+    nodes: list[str] = []
+    free = ranks = ranks or total
+    for node, own in room.items():
+        if free > 0:
+            nodes.append(node)
+            free -= own
+    return ranks, nodes
+
+
+@contextlib.contextmanager
+def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> Iterator[str]:
+    """Make a folder with the files on the first of the nodes, and give it away; remove it from all of them in the end."""
+    # Where it is missing, it is no shared one.
+    made = ask_all(cluster, nodes, f"test -d {JOBS} || sudo install -d -o {USER} -g {USER} {JOBS}")
+    if failed := [str(answer) for answer in made.values() if isinstance(answer, Failure)]:
+        raise Failure("Not all nodes are ready:\n" + "\n".join(failed))
+    first, *others = nodes
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", Path(next(iter(files))).stem)
+    folder = ask(cluster, first, f"mktemp -d {JOBS}/{name}.XXXXXX", user=USER)
+    try:
+        with tempfile.TemporaryFile() as archive:
+            with tarfile.open(fileobj=archive, mode="w") as tar:
+                for member, path in files.items():
+                    tar.add(path, member)
+            archive.seek(0)
+            sent = subprocess.run(
+                remote(cluster, first, 'tar -C "$1" -x', folder, user=USER), stdin=archive, stderr=subprocess.PIPE, text=True, check=False
+            )
+        if sent.returncode:
+            raise Failure(f"{first}: {last_words(sent.stderr)}")
+        yield folder
+    finally:
+        output(remote(cluster, first, FORGET, folder, *others, user=USER))
+
+
+def share(cluster: Cluster, nodes: Sequence[str], folder: str) -> None:
+    """Let all nodes see a folder of the first one: one that sees it already, because it is shared, is left alone."""
+    ask(cluster, nodes[0], SHARE, folder, *nodes[1:], user=USER, timeout=600)
+
+
+def command_for(cluster: Cluster, node: str, folder: str, name: str) -> list[str]:
+    """Return the command that runs a program in its folder; compile it there first if it is C."""
+    if name.endswith(".py"):
+        # The module ends all ranks when one of them fails; without it the others would wait forever.
+        return ["python3", "-u", "-m", "mpi4py", name]
+    if name.endswith(".c"):
+        binary = name.removesuffix(".c")
+        ask(cluster, node, 'cd "$1" && shift && "$@"', folder, *COMPILE, "-o", binary, name, "-lm", user=USER, timeout=300)
+        return [f"./{binary}"]
+    return [f"./{name}"]
+
+
+def mpi(cluster: Cluster, file: str, ranks: int = 0, per_node: int = 0, words: Sequence[str] = (), fetch: str = "") -> int:
+    """Run a program on the herd, with the rack's hostfile, and return its exit code.
+
+    What it leaves in its folder on the first node is copied to the folder `fetch`, if that is given, before it is removed.
+    """
+    files = program(file)
+    ranks, nodes = places(slots(cluster, "mpi"), ranks, per_node)
+    if fetch and not Path(fetch).is_dir():
+        raise Refusal(f"--fetch {fetch}: there is no such folder.")
+    deal = ["-ppn", str(per_node)] if per_node else []
+    with job(cluster, nodes, files) as folder:
+        command = command_for(cluster, nodes[0], folder, next(iter(files)))
+        share(cluster, nodes, folder)
+        code = attended(cluster, nodes[0], folder, ["mpiexec", *deal, "-n", str(ranks), *command, *words], user=USER)
+        if fetch:
+            bring(cluster, nodes[0], folder, Path(fetch), [*files, *(word.removeprefix("./") for word in command[-1:])])
+    return code
+
+
+def bring(cluster: Cluster, node: str, folder: str, to: Path, without: Iterable[str]) -> None:
+    """Copy what a program has left in its folder; `without` what was there before."""
+    excluded = [f"--exclude=./{name}" for name in without] + ["--exclude=__pycache__"]
+    with tempfile.TemporaryFile() as archive:
+        packed = subprocess.run(
+            remote(cluster, node, 'tar -c -C "$@" .', folder, *excluded, user=USER), stdout=archive, stdin=subprocess.DEVNULL, check=False
+        )
+        archive.seek(0)
+        # Tar itself refuses to write outside of the folder; empty folders of the program are not worth their own.
+        unpacked = subprocess.run(["tar", "-x", "-C", str(to), "--no-same-owner", "--no-overwrite-dir"], stdin=archive, check=False)
+    if packed.returncode or unpacked.returncode:
+        raise Failure(f"What the program left on {node} could not be copied to {to}.")
+
+
+# --- The check
+
+
+def check(cluster: Cluster, as_json: bool = False) -> None:
+    """Measure every node and every pair of nodes, and say what is wrong; fail if something is."""
+    herd = list(slots(cluster, "mpi"))
+    with job(cluster, herd, {"mpi_check.py": ROOT / "beowulf" / "mpi_check.py"}) as folder:
+        share(cluster, herd, folder)
+        command = f'cd "$1" && mpiexec -ppn 1 -n {len(herd)} python3 -m mpi4py mpi_check.py'
+        found = json.loads(ask(cluster, herd[0], command, folder, user=USER, timeout=1800))
+    boards = {name: cluster.rack.nodes[name].board for name in herd}
+    found["problems"] = problems(found, boards)
+    if sorted(found["nodes"]) != sorted(herd):
+        found["problems"].append(f"ranks ran on {', '.join(found['nodes'])} instead of on {', '.join(herd)}")
+    print(json.dumps(found, indent=1) if as_json else "\n".join(report(found)))
+    if found["problems"]:
+        raise Failure("" if as_json else "\n".join(["mpi.check: FAILED", *(f"  {problem}" for problem in found["problems"])]))
+
+
+def problems(found: Mapping[str, Any], boards: Mapping[str, str]) -> list[str]:
+    """Say what is wrong with what mpi_check.py measured. Boards are compared with those of their own kind."""
+    result = []
+    for title, unit, key, high_is_bad in (
+        ("latency", "µs", "latency_us", True),
+        ("bandwidth", "MB/s", "bandwidth_mb_s", False),
+    ):
+        values = found[key]
+        bad = outliers(values, high_is_bad)
+        if not bad:
+            continue
+        normal = middle(values.values(), high_is_bad)
+        for node in blamed(bad, found["nodes"]):
+            result.append(f"{title}: all that is bad has {node} in it: look at its cable and its port of the switch")
+        result += [f"{title}: {pair.replace(' ', ' - ')} {values[pair]:.1f} {unit}, the median is {normal:.1f}" for pair in bad]
+    for board in sorted(set(boards.values())):
+        speed = {node: value for node, value in found["gflops"].items() if boards.get(node) == board}
+        result += [
+            f"speed: {node} {speed[node]:.2f} GFlop/s, the median of its kind is {middle(speed.values(), False):.2f}: "
+            "look at its power supply and its temperature"
+            for node in outliers(speed, False)
+        ]
+    if not found["allreduce"]["right"]:
+        result.append("allreduce: the sum is wrong")
+    return result
+
+
+def blamed(pairs: Sequence[str], nodes: Sequence[str]) -> list[str]:
+    """Return the node that all of several bad pairs have in common, if there is one."""
+    common = set(nodes).intersection(*(pair.split() for pair in pairs))
+    return sorted(common) if len(pairs) > 1 else []
+
+
+def matrix(title: str, nodes: Sequence[str], values: Mapping[str, float], bad: Sequence[str]) -> list[str]:
+    """Return the lines of a table of all pairs; an outlier has an exclamation mark."""
+    width = max(9, *(len(node) + 2 for node in nodes))
+    both = {frozenset(pair.split()): (value, "!" if pair in bad else " ") for pair, value in values.items()}
+    lines = [f"{title:<18}" + "".join(f"{node:>{width}} " for node in nodes)]
+    for row in nodes:
+        cells = [both.get(frozenset((row, column))) for column in nodes]
+        lines.append(f"{row:<18}" + "".join(f"{cell[0]:>{width}.1f}{cell[1]}" if cell else f"{'-':>{width}} " for cell in cells))
+    return [line.rstrip() for line in lines]
+
+
+def report(found: Mapping[str, Any]) -> list[str]:
+    """Return what was measured as people read it."""
+    nodes, latency, bandwidth = found["nodes"], found["latency_us"], found["bandwidth_mb_s"]
+    lines = [*matrix("latency, µs", nodes, latency, outliers(latency, True)), ""]
+    lines += [*matrix("bandwidth, MB/s", nodes, bandwidth, outliers(bandwidth, False)), ""]
+    lines += [f"{'speed, GFlop/s':<18}", *(f"{node:<18}{found['gflops'][node]:>9.2f}" for node in nodes), ""]
+    total = found["allreduce"]
+    lines.append(f"allreduce of 1 MiB: {'right' if total['right'] else 'WRONG'}, {total['ms']:.1f} ms")
+    lines.append(f"! more than {FACTOR} times worse than the median, each time it was measured")
+    return lines
+
+
+# --- Builds
+
+# What says how the objects of two compilers fit together, as the role distcc has it.
+COMPILER = "LC_ALL=C gcc -v 2>&1; g++ -dumpfullversion"
+MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
+# $1 is yes for pump mode, $2 the log, $3 the servers; the rest is for make.
+BUILD = """
+pump=$1 servers=$3
+export DISTCC_VERBOSE=1 DISTCC_LOG=$2 CCACHE_STATSLOG=$2.ccache
+shift 3
+if ! [ -e GNUmakefile ] && ! [ -e makefile ] && ! [ -e Makefile ]; then
+    env -u DISTCC_LOG -u DISTCC_VERBOSE -u CCACHE_STATSLOG ./configure || exit
+fi
+: >"$DISTCC_LOG"; : >"$CCACHE_STATSLOG"
+export DISTCC_HOSTS=$servers
+if [ "$pump" != yes ]; then
+    exec make "$@"
+fi
+# Not with ccache, which preprocesses by itself. distcc-pump puts its own folder, that of the compilers, before all others.
+unset CCACHE_PREFIX
+PATH=/usr/lib/distcc:$(printf %s "$PATH" | sed 's,/usr/lib/ccache:,,')
+exec env PYTHONWARNINGS=ignore distcc-pump env -u PYTHONWARNINGS PATH="$PATH" make "$@"
+"""
+
+
+def tree_of(folder: str) -> Path:
+    """Return the folder of a source tree that can be built, or refuse it."""
+    tree = Path(folder).absolute()
+    if not tree.is_dir():
+        raise Refusal(f"There is no folder {folder}.")
+    if not any((tree / name).is_file() for name in (*MAKEFILES, "configure")):
+        meant = " It has a CMakeLists.txt, but the nodes have no cmake." if (tree / "CMakeLists.txt").is_file() else ""
+        raise Refusal(f"{folder} has neither a Makefile nor a configure script; nothing else can be built on the herd.{meant}")
+    if not shutil.which("rsync"):
+        raise Refusal("rsync is not installed.")
+    return tree
+
+
+def compiler(text: str) -> str:
+    """Return what counts of what a compiler says about itself: on 32-bit ARM the same target may mean different processors."""
+    return " ".join(re.findall(r"(?:Target: |gcc version |--with-arch=)(\S+)", text) + text.split()[-1:])
+
+
+def same_compilers(answers: Mapping[str, str | Failure]) -> list[str]:
+    """Return the nodes that can be used; fail if they do not all have the same compilers, or if there are none."""
+    alive = {node: compiler(answer) for node, answer in answers.items() if isinstance(answer, str)}
+    if not alive:
+        raise Failure("No node of the herd can compile:\n" + "\n".join(str(answer) for answer in answers.values()))
+    usual, _count = Counter(alive.values()).most_common(1)[0]
+    odd = [f"  {node}: {found}" for node, found in alive.items() if found != usual]
+    if odd:
+        head = f"The compilers differ, so that their objects might not fit together. Most nodes have {usual}, but:"
+        raise Failure("\n".join([head, *odd, "Upgrade these nodes, or take `distcc` from them in the rack file."]))
+    return list(alive)
+
+
+def servers(hosts: str, addresses: Mapping[str, str], alive: Sequence[str], pump: bool) -> str:
+    """Return what DISTCC_HOSTS is to be: what a client's hosts file says, without the nodes that are not there."""
+    kept = [word for line in hosts.splitlines() for word in line.partition("#")[0].split()]
+    wanted = {addresses[node] for node in alive}
+    return " ".join(word + (",cpp,lzo" if pump else "") for word in kept if word.partition(":")[0] in wanted)
+
+
+def made_by(log: str, addresses: Mapping[str, str]) -> dict[str, int]:
+    """Count in a log of distcc's clients where objects were made: {node: objects}; "localhost" for those nobody else would make.
+
+    A job of a client (a process) begins with "compile from SOURCE to OBJECT" and ends with "compile SOURCE on HOST[:PORT/JOBS]
+    completed ok". What has no such beginning, like linking, is not for others to do.
+    """
+    names = {address: name for name, address in addresses.items()}
+    count: Counter[str] = Counter()
+    running: set[str] = set()
+    for line in log.splitlines():
+        if begin := re.match(r"distcc\[(\d+)\] compile from ", line):
+            running.add(begin[1])
+        elif (end := re.match(r"distcc\[(\d+)\] compile .* on (\S+) completed ok$", line)) and end[1] in running:
+            running.remove(end[1])
+            host = end[2].partition(":")[0].partition("/")[0].partition(",")[0]
+            count[names.get(host, host)] += 1
+    return dict(count)
+
+
+def cached(log: str) -> int:
+    """Count in a log of ccache's statistics the objects that were there already."""
+    return len(re.findall(r"^(?:direct|preprocessed)_cache_hit$", log, re.MULTILINE))
+
+
+def made_table(made: Mapping[str, int], nodes: Iterable[str], from_cache: int, client: str) -> list[str]:
+    """Return the lines that say where the objects came from."""
+    lines = [f"{'node':<24}{'objects':>8}", *(f"{node:<24}{made.get(node, 0):>8}" for node in nodes)]
+    lines.append(f"{f'{client}, as a last resort':<24}{made.get('localhost', 0):>8}")
+    return [*lines, f"{'from the cache':<24}{from_cache:>8}"]
+
+
+def build(cluster: Cluster, folder: str, pump: bool = False, fetch: str = "", words: Sequence[str] = ()) -> None:
+    """Compile a tree with all nodes of the herd, on the first one that is there; copy the tree back to `fetch`, if that is given."""
+    tree = tree_of(folder)
+    if fetch and not Path(fetch).is_dir():
+        raise Refusal(f"--fetch {fetch}: there is no such folder.")
+    herd = slots(cluster, "distcc")
+    answers = ask_all(cluster, herd, COMPILER)
+    alive = same_compilers(answers)
+    for answer in answers.values():
+        if isinstance(answer, Failure):
+            print(f"goes on without {answer}", flush=True)
+    client = alive[0]
+    if pump:
+        ask(
+            cluster,
+            client,
+            "command -v distcc-pump >/dev/null || { echo distcc-pump is not installed, ./bootstrap deploy does it; exit 1; }",
+        )
+    addresses = {node: str(cluster.rack.nodes[node].address) for node in herd}
+    hosts = servers(ask(cluster, client, "cat /etc/distcc/hosts"), addresses, alive, pump)
+    # The same folder each time: the cache knows objects with debugging information by it.
+    place = f"{tree.name}-{zlib.crc32(str(tree).encode()):08x}"
+    base = ask(cluster, client, 'mkdir -p "$HOME/.cache/beowulf-build/$1" && cd "$HOME/.cache/beowulf-build" && pwd', place)
+    copy(cluster, client, f"{tree}/", f":{base}/{place}/", "--delete", "--exclude=.git", "--exclude=*.o")
+    jobs = 2 * sum(herd[node] for node in alive)
+    log = f"{base}/{place}.log"
+    print(f"build {tree.name}: make -j{jobs} on {client}, {len(alive)} nodes, {base}/{place}", flush=True)
+    command = ["bash", "-c", BUILD, "bash", "yes" if pump else "no", log, hosts, f"-j{jobs}", *words]
+    code = attended(cluster, client, f"{base}/{place}", command)
+    lines = ask(cluster, client, 'grep -E "\\] compile " "$1" || true', log)
+    hits = ask(cluster, client, 'cat "$1"', f"{log}.ccache")
+    print("\n".join(made_table(made_by(lines, addresses), alive, cached(hits), client)), flush=True)
+    if code:
+        raise Failure(f"build {tree.name}: FAILED, make on {client} ended with {code}; the tree is there in {base}/{place}")
+    if fetch:
+        copy(cluster, client, f":{base}/{place}/", f"{Path(fetch).absolute()}/")
+
+
+def copy(cluster: Cluster, node: str, source: str, destination: str, *options: str) -> None:
+    """Copy a folder to a node or from it; a path on the node begins with a colon."""
+    *ssh, address = cluster.ssh(node)
+    paths = [f"{address}{path}" if path.startswith(":") else path for path in (source, destination)]
+    if code := run(["rsync", "--archive", f"--rsh={shlex.join(ssh)}", *options, *paths], stdin=subprocess.DEVNULL):
+        raise Failure(f"rsync ended with {code}: the tree could not be copied to or from {node}.")

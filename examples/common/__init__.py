@@ -1,0 +1,1 @@
+"""What the examples in Python share."""

@@ -1,0 +1,282 @@
+"""What the herd's tasks work out and what they refuse, without a herd."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from beowulf import herd, mpi_check
+from beowulf.__main__ import named
+from beowulf.errors import Failure, Refusal
+
+SLOTS = {"gamma": 4, "delta": 4, "zeta": 1}
+ADDRESSES = {"gamma": "10.77.0.21", "delta": "10.77.0.22"}
+
+# As distcc 3.4 writes it; jobs run at the same time and their lines mix. b.c failed there and here, c.c was made here after all,
+# the number of its process is used again by a link, which is nobody else's work, and 9 is what ccache asks the compiler.
+LOG = """\
+distcc[9] compile (null) on localhost completed ok
+distcc[11] compile from a.c to a.o
+distcc[12] compile from b.c to b.o
+distcc[11] compile a.c on 10.77.0.22:3632/4 completed ok
+distcc[12] ERROR: compile b.c on 10.77.0.21:3632/4 failed
+distcc[12] Warning: failed to distribute b.c to 10.77.0.21:3632/4, running locally instead
+distcc[12] ERROR: compile b.c on localhost failed
+distcc[13] compile from my file.c to c.o
+distcc[14] compile from d.c to d.o
+distcc[13] compile my file.c on localhost completed ok
+distcc[14] compile d.c on 10.77.0.22:3632/4,cpp,lzo completed ok
+distcc[13] compile m.o on localhost completed ok
+"""
+
+
+def test_objects_are_counted_where_they_were_made():
+    assert herd.made_by(LOG, ADDRESSES) == {"delta": 2, "localhost": 1}
+    assert herd.made_by("", ADDRESSES) == {}
+
+
+def test_the_table_has_nodes_that_made_nothing_and_the_last_resort():
+    lines = herd.made_table({"delta": 2, "localhost": 1}, ["gamma", "delta"], 7, "gamma")
+    assert [line.split()[-1] for line in lines] == ["objects", "0", "2", "1", "7"]
+    assert "last resort" in lines[3]
+
+
+def test_hits_of_the_cache_are_counted():
+    log = "# a.c\ndirect_cache_hit\nlocal_storage_hit\n# b.c\ndirect_cache_miss\npreprocessed_cache_hit\n# c.c\ncache_miss\n"
+    assert herd.cached(log) == 2
+
+
+GCC = (
+    "Configured with: ../src/configure --with-arch={arch} --x\nTarget: {target}\nThread model: posix\ngcc version {version} (Debian)\n{cxx}"
+)
+
+
+def gcc(target="arm-linux-gnueabihf", version="14.2.0", arch="armv7-a+fp", cxx="14.2.0"):
+    return GCC.format(target=target, version=version, arch=arch, cxx=cxx)
+
+
+def test_nodes_with_equal_compilers_are_used_without_those_that_are_off():
+    assert herd.same_compilers({"gamma": gcc(), "delta": Failure("no route"), "zeta": gcc()}) == ["gamma", "zeta"]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"version": "12.2.0"}, {"target": "aarch64-linux-gnu"}, {"arch": "armv6+fp"}, {"cxx": "13.3.0"}],
+    ids=lambda one: next(iter(one)),
+)
+def test_the_node_with_another_compiler_is_named(difference):
+    with pytest.raises(Failure, match=r"differ.*\n  delta: .*" + next(iter(difference.values())).replace("+", r"\+")) as raised:
+        herd.same_compilers({"gamma": gcc(), "delta": gcc(**difference), "zeta": gcc()})
+    assert "gamma:" not in str(raised.value)
+
+
+def test_a_herd_that_is_off_cannot_compile():
+    with pytest.raises(Failure, match="gamma: no route"):
+        herd.same_compilers({"gamma": Failure("gamma: no route")})
+
+
+def test_jobs_are_only_sent_to_nodes_that_are_there():
+    hosts = "# Managed\n10.77.0.21:3632/4  # gamma\n10.77.0.22:3632/2  # delta\n"
+    assert herd.servers(hosts, ADDRESSES, ["gamma", "delta"], False) == "10.77.0.21:3632/4 10.77.0.22:3632/2"
+    assert herd.servers(hosts, ADDRESSES, ["delta"], True) == "10.77.0.22:3632/2,cpp,lzo"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "per_node", "expected"),
+    [
+        (0, 0, (9, ["gamma", "delta", "zeta"])),
+        (4, 0, (4, ["gamma"])),
+        (5, 0, (5, ["gamma", "delta"])),
+        (0, 1, (3, ["gamma", "delta", "zeta"])),
+        (2, 1, (2, ["gamma", "delta"])),
+    ],
+)
+def test_ranks_fill_the_nodes_in_order(ranks, per_node, expected):
+    assert herd.places(SLOTS, ranks, per_node) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "per_node", "words"),
+    [
+        (10, 0, r"-n 10: the herd has 9 slots \(gamma 4, delta 4, zeta 1\)"),
+        (4, 1, "-n 4: the herd has 3 slots"),
+        (0, 2, "--per-node 2: zeta has only 1 slots"),
+        (-1, 0, "1 or more"),
+        (0, -1, "1 or more"),
+    ],
+)
+def test_more_ranks_than_slots_are_refused(ranks, per_node, words):
+    with pytest.raises(Refusal, match=words):
+        herd.places(SLOTS, ranks, per_node)
+
+
+def test_a_python_program_takes_along_what_it_imports_from_beside_it(tmp_path):
+    (tmp_path / "pack" / "deep").mkdir(parents=True)
+    for name, text in {
+        "main.py": "import json, pack.table\ndef late():\n    from own import x\n",
+        "own.py": "import other\n",
+        "other.py": "",
+        "stranger.py": "",
+        "pack/__init__.py": "",
+        "pack/table.py": "from . import deep\n",
+        "pack/deep/data.txt": "",
+    }.items():
+        (tmp_path / name).write_text(text)
+    found = herd.program(str(tmp_path / "main.py"))
+    assert next(iter(found)) == "main.py"
+    assert set(found) == {"main.py", "own.py", "other.py", "pack/__init__.py", "pack/table.py", "pack/deep/data.txt"}
+
+
+def test_a_c_program_takes_along_what_it_includes_from_its_folder(tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "main.c").write_text('#include <stdio.h>\n  #  include "part/a.h"\n// #include "no.h"\n#include "gone.h"\n')
+    (tmp_path / "part" / "a.h").write_text('#include "b.h"\n#include "../c.h"\n')
+    for name in ("part/b.h", "c.h", "no.h"):
+        (tmp_path / name).write_text("")
+    assert list(herd.program(str(tmp_path / "main.c"))) == ["main.c", "part/a.h", "part/b.h", "c.h"]
+
+
+@pytest.mark.parametrize("suffix", ["py", "c"])
+def test_files_that_need_each_other_come_once(tmp_path, suffix):
+    line = {"py": "import {}\n", "c": '#include "{}.c"\n'}[suffix]
+    (tmp_path / f"a.{suffix}").write_text(line.format("b"))
+    (tmp_path / f"b.{suffix}").write_text(line.format("a"))
+    assert list(herd.program(str(tmp_path / f"a.{suffix}"))) == [f"a.{suffix}", f"b.{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.txt", "", "is no program"),
+        ("a.py", "def (", "is no Python"),
+        ("in/a.c", '#include "../a.h"\n', "includes ../a.h, which is not in the folder"),
+        ("gone", None, "There is no file"),
+    ],
+)
+def test_what_is_no_program_is_refused(tmp_path, name, text, words):
+    path = tmp_path / name
+    (tmp_path / "a.h").write_text("")
+    if text is not None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    with pytest.raises(Refusal, match=words):
+        herd.program(str(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mpi", "/no/such/program"], "There is no file /no/such/program."),
+        (["mpi", "examples/pi.c", "-n", "17"], "-n 17: the herd has 16 slots (gamma 4, delta 4, epsilon 4, zeta 4)."),
+        (["mpi", "examples/pi.c", "-n", "many"], "This is no number: "),
+        (["mpi", "examples/pi.c", "--fetch", "/no/such/folder"], "--fetch /no/such/folder: there is no such folder."),
+        (["mpi"], "did not receive required positional arguments: 'file'"),
+        (["mpi.check", "--cluster", "labb"], "There is no cluster 'labb'"),
+        (["build", "/no/such/folder"], "There is no folder /no/such/folder."),
+        (["build", "docs"], "docs has neither a Makefile nor a configure script"),
+        (["build", "examples", "--fetch", "/no/such/folder"], "--fetch /no/such/folder: there is no such folder."),
+    ],
+)
+def test_mistakes_are_refused_before_a_node_is_asked(operator, monkeypatch, arguments, words):
+    monkeypatch.chdir(herd.ROOT)
+    result = operator(*arguments, BEOWULF_CLUSTER="lab")
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert words in result.stderr
+
+
+def test_a_tree_for_cmake_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "CMakeLists.txt").write_text("")
+    with pytest.raises(Refusal, match="the nodes have no cmake"):
+        herd.tree_of(str(tmp_path))
+    (tmp_path / "configure").write_text("")
+    assert herd.tree_of(str(tmp_path)) == tmp_path
+
+
+def test_words_after_two_dashes_are_handed_on_as_they_are():
+    assert named(["mpi", "x", "--", "drill", "a b"]) == ["mpi", "x", "--", "drill", "'a b'"]
+    assert named(["drill", "a", "-n"]) == ["drill", "--name", "a", "-n"]
+
+
+def attended(tmp_path, *command, end):
+    """Run a command as on a node, with a connection that ends at once or when the command does."""
+    with subprocess.Popen(
+        ["bash", "-c", herd.ATTENDED, "bash", str(tmp_path), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as shell:
+        if end:
+            shell.stdin.close()
+        code = shell.wait(timeout=20)
+        return code, shell.stdout.read(), shell.stderr.read()
+
+
+def test_what_runs_on_a_node_ends_with_its_own_code_or_with_the_connection(tmp_path):
+    assert attended(tmp_path, "sh", "-c", "pwd; exit 7", end=False) == (7, f"{tmp_path}\n", "")
+    code, _output, _error = attended(tmp_path, "sleep", "60", end=True)
+    assert code == 128 + 15
+
+
+PAIRS = ["gamma delta", "gamma epsilon", "gamma zeta", "delta epsilon", "delta zeta", "epsilon zeta"]
+NODES = ["gamma", "delta", "epsilon", "zeta"]
+
+
+def found(latency=(), bandwidth=(), speed=(), right=True):
+    return {
+        "nodes": NODES,
+        "latency_us": dict.fromkeys(PAIRS, 90.0) | dict(latency),
+        "bandwidth_mb_s": dict.fromkeys(PAIRS, 11.0) | dict(bandwidth),
+        "gflops": dict.fromkeys(NODES, 1.5) | dict(speed),
+        "allreduce": {"right": right, "ms": 9.0},
+    }
+
+
+BOARDS = dict.fromkeys(NODES, "3B")
+
+
+def test_a_healthy_herd_has_no_problems():
+    assert herd.problems(found(), BOARDS) == []
+
+
+def test_one_bad_way_is_named():
+    assert herd.problems(found(latency={"delta zeta": 271.0}), BOARDS) == ["latency: delta - zeta 271.0 µs, the median is 90.0"]
+    assert herd.problems(found(latency={"delta zeta": 269.0}), BOARDS) == []
+
+
+def test_the_cable_that_all_bad_ways_have_in_common_is_blamed():
+    """Half of all the pairs, so that a plain median would lie between good and bad."""
+    bad = {pair: 1.0 for pair in PAIRS if "zeta" in pair}
+    shown = herd.problems(found(bandwidth=bad), BOARDS)
+    assert shown[0] == "bandwidth: all that is bad has zeta in it: look at its cable and its port of the switch"
+    assert [line.split()[1:4] for line in shown[1:]] == [["gamma", "-", "zeta"], ["delta", "-", "zeta"], ["epsilon", "-", "zeta"]]
+
+
+def test_boards_are_compared_with_those_of_their_kind():
+    speed = {"delta": 0.4}
+    assert herd.problems(found(speed=speed), BOARDS)[0].startswith("speed: delta 0.40 GFlop/s, the median of its kind is 1.50")
+    assert herd.problems(found(speed=speed), BOARDS | {"delta": "B+"}) == []
+
+
+def test_a_wrong_sum_is_a_problem():
+    assert herd.problems(found(right=False), BOARDS) == ["allreduce: the sum is wrong"]
+    assert "WRONG" in "\n".join(herd.report(found(right=False)))
+
+
+def test_a_matrix_is_symmetric_and_marks_outliers():
+    lines = herd.matrix("latency, µs", NODES, dict.fromkeys(PAIRS, 1.5) | {"delta zeta": 99.0}, ["delta zeta"])
+    assert [line.split() for line in lines] == [
+        ["latency,", "µs", *NODES],
+        ["gamma", "-", "1.5", "1.5", "1.5"],
+        ["delta", "1.5", "-", "1.5", "99.0!"],
+        ["epsilon", "1.5", "1.5", "-", "1.5"],
+        ["zeta", "1.5", "99.0!", "1.5", "-"],
+    ]
+
+
+def test_the_better_of_two_measurements_counts():
+    assert mpi_check.better(None, 5, True) == 5
+    assert mpi_check.better(4, 5, True) == 4
+    assert mpi_check.better(4, 5, False) == 5
+    assert mpi_check.outliers({}, True) == []
