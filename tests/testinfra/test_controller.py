@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def in_project(host, command):
-    """What a user sees who logs in and gives a command in the project's folder."""
-    return host.run("bash -lc %s", f"cd /srv/beowulf && {command}")
+    """What the user sees who logs in and gives a command in the project's folder."""
+    user = host.ansible.get_variables()["rack_ssh_user"]
+    return host.run("sudo -H -u %s bash -lc %s </dev/null", user, f"cd /srv/beowulf && {command}")
 
 
 def test_reaches_every_node_with_its_own_key(host, chosen):

@@ -8,6 +8,11 @@ from beowulf.secrets import store_of
 testinfra_hosts = ["ansible://controller"]
 
 
+def as_user(host, command):
+    """Run a command as the user who has the tasks there, as after a login, without a terminal."""
+    return host.run("sudo -H -u %s bash -lc %s </dev/null", host.ansible.get_variables()["rack_ssh_user"], command)
+
+
 def entry(rack):
     return f"beowulf/{rack['rack_cluster']}/vault"
 
@@ -15,7 +20,7 @@ def entry(rack):
 def test_the_user_of_the_controller_has_the_password(host, rack):
     """Without a terminal and without a passphrase, as in a deploy that nobody watches."""
     store = store_of(Cluster(os.environ["BEOWULF_CLUSTER"]))
-    shown = host.run("pass show %s < /dev/null", entry(rack))
+    shown = as_user(host, f"pass show {entry(rack)}")
     assert shown.rc == 0, shown.stderr
     # Not as an assertion about the values: pytest would print them.
     same = shown.stdout.strip() == store.password()
@@ -38,7 +43,7 @@ def test_the_password_opens_the_vault_there(host, rack):
     """With ansible-vault as it is; every secret is in it."""
     vault = f"/srv/beowulf/.beowulf/{rack['rack_cluster']}/secrets.yml"
     script = f"pass show {entry(rack)} | ansible-vault view --vault-id {rack['rack_cluster']}@/dev/stdin {vault} | cut -d: -f1"
-    answer = host.run("bash -lc %s", script)
+    answer = as_user(host, script)
     assert answer.rc == 0, answer.stderr
     assert {"redis", "ara_admin", "ara_secret_key", "ca", "backup"} <= set(answer.stdout.split())
 
