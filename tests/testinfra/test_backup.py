@@ -89,6 +89,8 @@ def test_others_hold_the_same(host, node, nodes, chosen, made):
 
 
 def test_lists_what_there_is(host, rack, made):
-    shown = host.check_output("bash -lc %s", "cd /srv/beowulf && invoke backup.list")
+    shown = host.check_output(
+        "sudo -H -u %s bash -lc %s", host.ansible.get_variables()["rack_ssh_user"], "cd /srv/beowulf && invoke backup.list"
+    )
     assert story(host)["archive"] in shown
     assert f"{rack['rack_deployer']['name']} " in shown

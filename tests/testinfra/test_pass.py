@@ -53,7 +53,7 @@ def test_no_file_there_holds_the_password_plainly(host, rack):
 
 
 def test_the_tasks_there_open_it(host, rack):
-    answer = host.run("bash -lc %s", "cd /srv/beowulf && invoke secrets.init")
+    answer = as_user(host, "cd /srv/beowulf && invoke secrets.init")
     assert answer.rc == 0, answer.stdout + answer.stderr
     assert f"password in pass, as {entry(rack)}" in answer.stdout
     assert "generated" not in answer.stdout
