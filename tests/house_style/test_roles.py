@@ -18,7 +18,8 @@ def read(path: Path) -> dict:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_every_variable_is_described_and_has_its_value(role):
-    options = read(role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    specs = read(role / "meta" / "argument_specs.yml")["argument_specs"]
+    options = {name: option for spec in specs.values() for name, option in spec["options"].items()}
     defaults = read(role / "defaults" / "main.yml")
     assert set(options) == set(defaults)
     for name, option in options.items():

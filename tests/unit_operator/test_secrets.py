@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
 from beowulf import deploy, secrets
@@ -162,8 +163,9 @@ def site(project, env, tmp_path):
     play = "- hosts: router\n  gather_facts: false\n  connection: local\n  become: false\n  tasks:\n"
     play += f"    - ansible.builtin.command: touch {trace}\n      tags: dns\n"
     (project / "playbooks" / "router.yml").write_text(play)
-    for name in ("deployer", "herd", "lanservices", "compute", "controller", "join"):
-        (project / "playbooks" / f"{name}.yml").write_text("- hosts: none_of_them\n  tasks: []\n")
+    site = yaml.safe_load((project / "playbooks" / "site.yml").read_text())
+    for name in {one["ansible.builtin.import_playbook"] for one in site} - {"secrets.yml", "router.yml"}:
+        (project / "playbooks" / name).write_text("- hosts: none_of_them\n  tasks: []\n")
 
     def run(*options):
         here = "ansible_python_interpreter={{ ansible_playbook_python }}"

@@ -48,7 +48,7 @@ def test_groups_of_the_lab(lab: Inventory) -> None:
     pair, herd = ["alpha", "beta"], ["gamma", "delta", "epsilon", "zeta"]
     assert {name: hosts for name, hosts in lab.groups.items() if hosts} == {
         **{name: ["omega"] for name in ("router", "nat", "bootstrap")},
-        **{name: ["psi"] for name in ("deployer", "apt_cache", "redis", "ara", "controller", "backup")},
+        **{name: ["psi"] for name in ("deployer", "apt_cache", "ca", "redis", "ara", "controller", "backup")},
         **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd", "backup_copy"), pair),
         "dns_primary": ["alpha"],
         "dns_secondary": ["beta"],
