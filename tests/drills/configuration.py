@@ -2,9 +2,12 @@
 
 import time
 
+import yaml
+
 from beowulf import deploy
 from beowulf.drill import VIP, Figure, Lab, drill
 from beowulf.errors import Failure
+from beowulf.process import ROOT, output, tool
 
 
 def site(lab: Lab, *options: str) -> dict:
@@ -44,3 +47,28 @@ def rolling_change(lab: Lab):
     yield Figure("longest gap in DNS", watch.gap(VIP), 1.5, loose=True)
     yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
     yield Figure("leases lost", sum(len(before[node] - lab.leased(node)) for node in lab.pair), 0, unit="")
+
+
+@drill("18")
+def bad_value(lab: Lab):
+    """Somebody mistypes the rack file and deploys; it is refused before a node is touched"""
+    rack = yaml.safe_load(lab.cluster.path.read_text(encoding="utf-8"))
+    rack["nodes"][lab.pair[0]]["address"] = "10.77.0.256"
+    name = f"{lab.cluster.name}-mistyped"
+    path = lab.cluster.path.with_name(f"{name}.rack.yml")
+    count = "journalctl --unit ssh --output cat --no-pager --grep 'Accepted publickey' | wc -l"
+    nodes = list(lab.address)
+    before = {node: lab.run(node, count) for node in nodes}
+    path.write_text(yaml.safe_dump(rack, sort_keys=False), encoding="utf-8")
+    try:
+        began = time.monotonic()
+        result = output([tool("invoke"), f"--search-root={ROOT}", "deploy", "--cluster", name], timeout=60)
+        took = time.monotonic() - began
+    finally:
+        path.unlink()
+    touched = [node for node in nodes if lab.run(node, count) != before[node]]
+    yield Figure("refused after", took, 5, loose=True)
+    yield Figure(
+        "refused with the line and the value", float(result.returncode == 2 and "10.77.0.256" in result.stderr), 1, unit="", least=True
+    )
+    yield Figure("nodes that were touched", len(touched), 0, unit="")

@@ -1,5 +1,7 @@
 """Whoever has no business here is refused, and nothing changes."""
 
+import time
+
 from beowulf.drill import VIP, Figure, Lab, drill
 
 OUTSIDE = "192.0.2.1"
@@ -24,6 +26,20 @@ print(json.dumps(True))
 """VRRPv3 adverts of the highest priority (RFC 9568 section 5.1)."""
 
 
+NOTIFY = """
+import json, random, socket, struct
+source, target = (socket.inet_aton(a) for a in {addresses!r})
+name = b"".join(bytes([len(label)]) + label.encode() for label in {zone!r}.split(".")) + b"\\0"
+message = struct.pack("!6H", random.getrandbits(16), 4 << 11 | 1 << 10, 1, 0, 0, 0) + name + struct.pack("!HH", 6, 1)
+udp = struct.pack("!HHHH", 5353, 53, 8 + len(message), 0) + message
+header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, socket.IPPROTO_UDP, 0, source, target)
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as s:
+    s.sendto(header + udp, ({addresses!r}[1], 0))
+print(json.dumps(True))
+"""
+"""A NOTIFY (RFC 1996 section 3.7) that claims to come from the primary; without a checksum, which UDP over IPv4 allows (RFC 768)."""
+
+
 @drill("30")
 def foreign_vrrp(lab: Lab):
     """A third machine claims the floating address with the highest priority, for five seconds"""
@@ -39,7 +55,7 @@ def foreign_vrrp(lab: Lab):
 
 @drill("29")
 def foreign_dns(lab: Lab):
-    """Recursion from outside, transfers and changes without the key or with a wrong one, a NOTIFY without it: all refused"""
+    """Recursion from outside, transfers and changes without the key or with a wrong one, a NOTIFY in the primary's name: all refused"""
     domain, dynamic = lab.domain, lab.variables["rack_dyn_domain"]
     first = lab.variables["rack_dns_primary"]["name"]
     serials = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}
@@ -75,9 +91,15 @@ def foreign_dns(lab: Lab):
     for zone, key, sign in ((domain, "", "REFUSED"), (dynamic, "", "REFUSED"), (dynamic, f"-y {wrong}", "NOTAUTH|BADSIG|BADKEY|REFUSED")):
         update = f"server {address}\\nzone {zone}\\nupdate add stray.{zone} 60 A 192.0.2.9\\nsend\\n"
         refused(f"change of {zone} {key}", lab.client, f"printf '{update}' | nsupdate -t 3 {key}", sign)
-    lab.run(lab.client, f"dig +time=2 +tries=1 +opcode=NOTIFY @{lab.address[lab.peer(first)]} {domain} SOA", check=False)
+    other = lab.peer(first)
+    since = lab.run(other, "date +%s")
+    lab.python(lab.client, NOTIFY.format(addresses=(address, lab.address[other]), zone=domain))
+    time.sleep(1)
+    heeded = int(lab.run(other, f"journalctl --unit named --since=@{since} --output cat --no-pager"
+                                f" | grep --count 'zone {domain}/IN: \\(notify from\\|Transfer\\)' || :"))  # fmt: skip
     after = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}
     for reason in accepted:
         lab.say(f"  accepted: {reason}")
     yield Figure("accepted", len(accepted), 0, unit="")
+    yield Figure("forged NOTIFY that was heeded", heeded, 0, unit="")
     yield Figure("zones that changed", float(serials != after), 0, unit="")
