@@ -38,6 +38,11 @@ def own_certificate(cluster: Cluster) -> Path:
     return cluster.state / "ssh" / "id_ed25519-cert.pub"
 
 
+def own_name() -> str:
+    """Return the name in this controller's certificate."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 def validity(path: Path) -> tuple[float, float]:
     """Return from when to when a certificate is good, in seconds since 1970. Raises Failure when it is none."""
     shown = output(["ssh-keygen", "-L", "-f", str(path)], timeout=10, env=environment(TZ="UTC")).stdout
@@ -103,7 +108,7 @@ def refresh(cluster: Cluster) -> bool:
             return False
     public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
     user = str(cluster.variables["rack_ssh_user"])
-    sign(cluster, public, f"{getpass.getuser()}@{socket.gethostname()}", cluster.rack.ca.user_hours, [user], place)
+    sign(cluster, public, own_name(), cluster.rack.ca.user_hours, [user], place)
     return True
 
 
@@ -122,6 +127,11 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
     public = Path(key) if key else own_key(cluster).with_name(own_key(cluster).name + ".pub")
     place = Path(to) if to else public.with_name(public.name.removesuffix(".pub") + "-cert.pub")
     if not key and not to:
+        if chosen != known[:1]:
+            raise Refusal(
+                f"--principals {principals}: that would take the place of this controller's own certificate, and shut it out of the "
+                "other nodes. Say with --key whose key it is for, or with --to where to put it."
+            )
         place = own_certificate(cluster)
     serial = sign(cluster, public, name, hours, chosen, place)
     everywhere = chosen[0] == known[0]
@@ -182,7 +192,16 @@ def show(cluster: Cluster, as_json: bool) -> None:
 def revocation(cluster: Cluster, what: str) -> list[str]:
     """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate."""
     if what.isdecimal():
+        if not 0 < int(what) < 2**64:
+            raise Refusal(f"{what} is no serial number of a certificate: ./bootstrap ca.list shows them.")
         return [f"serial: {what}"]
+    deployer = cluster.variables["rack_deployer"]["name"]
+    own = own_name()
+    if what in (deployer, own, f"{cluster.variables['rack_ssh_user']}@{deployer}"):
+        raise Refusal(
+            f"{what} is a controller: revoked by its name, it would be shut out with every certificate that it is ever given. "
+            "Revoke one certificate by its serial number (./bootstrap ca.list), or give the authority new keys: ./bootstrap ca.rotate"
+        )
     if not NAME.fullmatch(what):
         raise Refusal(f"{what!r} is neither a node, nor a serial number, nor a name of a certificate: ./bootstrap ca.list shows them.")
     if what not in cluster.rack.nodes:

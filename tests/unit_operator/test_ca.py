@@ -26,7 +26,7 @@ def cluster(tmp_path, monkeypatch):
     (state / "ssh").mkdir()
     rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None})
     key = make_key(state / "ssh" / "id_ed25519")
-    variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin"}
+    variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin", "rack_deployer": {"name": "psi"}}
     found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables)
     make_key(state / "ca" / "user_ca", vault.store_of(found).get("ca"))
     return found
@@ -112,3 +112,23 @@ def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster):
     assert ca.revocation(cluster, "ada@desk") == ["id: ada@desk"]
     with pytest.raises(Refusal, match="neither a node"):
         ca.revocation(cluster, "a\nserial: 0")
+
+
+@pytest.mark.parametrize("serial", ["0", str(2**64)])
+def test_a_number_that_would_spoil_the_list_is_refused(cluster, serial):
+    with pytest.raises(Refusal, match="is no serial number"):
+        ca.revocation(cluster, serial)
+
+
+@pytest.mark.parametrize("name", ["psi", "admin@psi", ca.own_name()])
+def test_no_controller_is_shut_out_for_good(cluster, name):
+    with pytest.raises(Refusal, match="is a controller"):
+        ca.revocation(cluster, name)
+
+
+def test_a_certificate_for_some_nodes_does_not_take_the_place_of_the_controllers_own(cluster):
+    ca.refresh(cluster)
+    before = ca.own_certificate(cluster).read_bytes()
+    with pytest.raises(Refusal, match="shut it out"):
+        ca.user(cluster, "ada", 1, "compute", "", "")
+    assert ca.own_certificate(cluster).read_bytes() == before
