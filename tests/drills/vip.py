@@ -1,5 +1,6 @@
 """The floating address: its holder fails in every way, and clients notice for as long as the configuration promises."""
 
+import contextlib
 import time
 
 from beowulf.drill import VIP, Figure, Lab, drill
@@ -98,3 +99,35 @@ def freeze_holder(lab: Lab):
     yield Figure("longest gap in DNS", watch.gap(VIP), min(TARGET, master_down(lab, other) + LATE), loose=True)
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
     yield Figure("two holders", both, 1.5, loose=True)
+
+
+def believed(lab: Lab, node: str) -> str:
+    """Return the MAC address at which a node would reach the floating address."""
+    return lab.run(node, f"ip -oneline neighbour show {lab.vip} | grep -o 'lladdr [^ ]*' | cut -d' ' -f2", check=False)
+
+
+@drill("10")
+def split(lab: Lab):
+    """The LAN falls into two halves, a LAN server in each; each half is served, and afterwards all agree who holds the address"""
+    first, second = lab.pair
+    herd = [name for name, node in lab.cluster.rack.nodes.items() if node.type == "compute"]
+    left, right = herd[::2], herd[1::2]
+    question = f"dig +time=1 +tries=3 +short @{lab.vip} {lab.client}.{lab.domain}"
+    with contextlib.ExitStack() as broken, lab.watching(lab.looks_up()) as watch:
+        broken.enter_context(lab.cut(first, second, *right))
+        broken.enter_context(lab.cut(second, *left))
+        lab.until(lambda: len(lab.holders()) == 2, 10, "each half has a holder")
+        unserved = [node for node in herd if lab.run(node, question, check=False) != lab.address[lab.client]]
+        broken.close()
+        healed = lab.until(lambda: len(lab.holders()) == 1, 30, "one holder")
+        began = time.monotonic()
+        mac = str(lab.cluster.rack.nodes[lab.holder()].mac).lower()
+        for node in herd:
+            lab.run(node, question, check=False)
+        lab.until(lambda: {believed(lab, node) for node in herd} <= {mac, ""}, 30, "everyone reaches the holder")
+        agreed = time.monotonic() - began
+        time.sleep(2)
+    yield Figure("nodes of the herd that nobody served", len(unserved), 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("one holder again after", healed, 3, loose=True)
+    yield Figure("everyone reaches it after", agreed, 3, loose=True)
