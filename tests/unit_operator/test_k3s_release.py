@@ -1,0 +1,119 @@
+"""A deploy has the release of k3s before it touches a node: a lab goes on without it, a rack does not. A restore stops nothing in vain."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+
+import pytest
+
+from beowulf import deploy
+from beowulf.cluster import Cluster
+from beowulf.process import environment, output, tool
+
+NOWHERE = "http://127.0.0.1:9/releases"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run the first part of a deploy of the lab, which asks no node; return its exit code and its summary."""
+    monkeypatch.setenv("ANSIBLE_CALLBACKS_ENABLED", "ansible.builtin.minimal")  # nothing is recorded
+
+    def one(**variables):
+        known = {"k3s_cache_dir": str(tmp_path / "cache"), "k3s_release_url": NOWHERE} | variables
+        options = [f"--extra-vars={name}={value}" for name, value in known.items()]
+        return deploy.run_playbooks(deploy.playbook(Cluster("lab"), "k3s_release", options=options), "deploy", quiet=True)
+
+    return one
+
+
+def test_a_lab_goes_on_without_k3s_and_says_so_once(run, capsys):
+    code, summary = run()
+    assert code == 0
+    deploy.conclude("deploy", Cluster("lab"), code, summary)
+    shown = capsys.readouterr().out
+    assert "deploy lab: done" in shown
+    notes = [line for line in shown.splitlines() if "note:" in line]
+    assert len(notes) == 1, shown
+    assert "k3s is left as it is" in notes[0]
+    assert NOWHERE in notes[0]
+    assert "k3s_release_dir" in notes[0]
+    _code, summary = run()
+    assert not any(host["changed"] for host in summary["hosts"].values())
+
+
+def test_a_rack_that_needs_it_ends_before_a_node_is_touched(run):
+    code, summary = run(k3s_required="true")
+    assert code != 0
+    texts = ["\n".join(one["lines"]) for one in summary["failures"]]
+    assert len(texts) == 1, texts
+    assert "cannot be had" in texts[0]
+    assert "No node was touched" in texts[0]
+    assert "k3s_required" in texts[0]
+
+
+def test_a_folder_without_the_release_is_a_mistake_in_a_lab_too(run, tmp_path):
+    (tmp_path / "key").mkdir()
+    code, summary = run(k3s_release_dir=str(tmp_path / "key"))
+    assert code != 0
+    assert "has no file k3s" in "\n".join(summary["failures"][0]["lines"])
+
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  connection: local
+  become: false
+  vars: {ansible_python_interpreter: '{{ ansible_playbook_python }}', ansible_facts: {architecture: x86_64}}
+  tasks:
+"""
+
+
+def play(tmp_path, tasks, *options, **variables):
+    """Run tasks of the role on this machine; return the exit code and all that was said."""
+    (tmp_path / "play.yml").write_text(PLAY + tasks)
+    known = {"k3s_cache_dir": str(tmp_path / "cache"), "k3s_release_url": NOWHERE} | variables
+    command = [tool("ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), *options]
+    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory")
+    result = output([*command, *(f"--extra-vars={name}={value}" for name, value in known.items())], env=env, timeout=120)
+    return result.returncode, result.stdout + result.stderr
+
+
+def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path):
+    """Before the first deploy of a board nobody knows its processor for sure."""
+    place = tmp_path / "releases" / "v0.0.1%2Bk3s1"
+    place.mkdir(parents=True)
+    for name, family in (("k3s", "amd64"), ("k3s-arm64", "arm64")):
+        (place / name).write_text(name)
+        (place / f"sha256sum-{family}.txt").write_text(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n")
+    task = "    - ansible.builtin.import_role: {{name: k3s, tasks_from: release}}\n      vars: {{k3s_architectures: [{}]}}\n"
+    # A path is read as it stands, a URL with %2B for the plus.
+    (tmp_path / "releases" / "v0.0.1+k3s1").symlink_to(place)
+    tasks = "".join(task.format(one) for one in ("amd64", "amd64", "arm64"))
+    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=f"file://{tmp_path}/releases")
+    assert code == 0, said
+    assert {path.name for path in (tmp_path / "cache" / "v0.0.1+k3s1").iterdir()} == {"k3s", "k3s-arm64"}
+
+
+@pytest.mark.parametrize(
+    ("files", "servers", "words"),
+    [
+        (["readme"], 1, "is no snapshot of k3s"),
+        (["token", "etcd/cluster-gamma"], 1, "holds etcd"),
+        (["token", "state.db"], 3, "the rack file has 3 of them"),
+        (["token", "state.db"], 1, "is not on this machine"),
+    ],
+    ids=["other", "etcd", "several", "no-release"],
+)
+def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path, files, servers, words):
+    with tarfile.open(tmp_path / "shot.tar.gz", "w:gz") as archive:
+        for name in files:
+            (tmp_path / "file").write_text(name)
+            archive.add(tmp_path / "file", name)
+    names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
+    tasks = f"    - ansible.builtin.import_role: {{name: k3s, tasks_from: hold}}\n      vars: {{k3s_servers: [{names}]}}\n"
+    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"))
+    assert code == 2, said
+    text = " ".join(said.split())
+    assert words in text
+    assert "No server was stopped" in text
