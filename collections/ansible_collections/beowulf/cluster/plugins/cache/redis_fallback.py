@@ -18,13 +18,24 @@ options:
     description:
       - Where Redis is, as V(redis://[:password@]host:port/db), V(rediss://…) for TLS or V(unix:///socket).
       - Also accepted is the form of P(community.general.redis#cache), V(host:port:db[:password]) with an optional V(tls://).
-      - Empty for files only. A password belongs into the environment variable.
+      - Empty for files only. A password belongs into the file O(_password_file).
     type: str
     default: ''
     env:
       - name: ANSIBLE_CACHE_PLUGIN_CONNECTION
     ini:
       - key: fact_caching_connection
+        section: defaults
+  _password_file:
+    description:
+      - File with the password of Redis, which belongs to the user who runs Ansible and which nobody else may read.
+      - It takes the place of a password in O(_uri). Empty for none.
+    type: path
+    default: ''
+    env:
+      - name: BEOWULF_REDIS_PASSWORD_FILE
+    ini:
+      - key: fact_caching_password_file
         section: defaults
   _files:
     description:
@@ -69,6 +80,7 @@ requirements:
   - redis (Python), unless O(_uri) is empty
 """
 
+import os
 import re
 import typing as t
 from collections.abc import Iterable
@@ -79,7 +91,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.cache import BaseCacheModule
 from ansible.utils.display import Display
 
-from ansible_collections.beowulf.cluster.plugins.plugin_utils import fact_store
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import fact_store, password_file
 
 display = Display()
 
@@ -102,13 +114,23 @@ class CacheModule(BaseCacheModule):
         self._store: fact_store.RedisStore | fact_store.FileStore = self._files
         if uri := self.get_option("_uri"):
             prefix = self.get_option("_prefix").replace("{cluster}", cluster)
-            self._store = fact_store.RedisStore(self._connect(uri), prefix, lifetime)
+            try:
+                self._store = fact_store.RedisStore(self._connect(uri), prefix, lifetime)
+            except password_file.PasswordFileError as error:
+                self._without_redis(error)
+
+    def _without_redis(self, error: Exception) -> None:
+        self._store = self._files
+        display.warning(f"Redis does not serve the fact cache ({error}): this run keeps facts in files.")
 
     def _connect(self, uri: str) -> t.Any:
         if fact_store.redis is None:
             raise AnsibleError("The fact cache has a connection to Redis, but the Python package redis is missing.")
+        # Of an empty path Ansible makes the current folder.
+        path = self.get_option("_password_file")
+        password = password_file.read(path) if path and not os.path.isdir(path) else None
         try:
-            return fact_store.connect(uri, self.get_option("_limit"))
+            return fact_store.connect(uri, self.get_option("_limit"), password)
         except ValueError as error:
             # The connection may hold a password: do not repeat it.
             message = "The fact cache's connection is neither redis://host:port/db nor host:port:db[:password]."
@@ -119,8 +141,7 @@ class CacheModule(BaseCacheModule):
             try:
                 return getattr(self._store, operation)(*args)
             except fact_store.STORE_ERRORS as error:
-                self._store = self._files
-                display.warning(f"Redis does not serve the fact cache ({error}): this run keeps facts in files.")
+                self._without_redis(error)
         try:
             return getattr(self._files, operation)(*args)
         except OSError as error:

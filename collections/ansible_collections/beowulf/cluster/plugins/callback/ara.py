@@ -19,13 +19,41 @@ options:
   api_server:
     description:
       - URL of the ARA server.
-      - Empty for the one that O(server_script) starts; that one also serves when this one does not answer.
+      - >-
+        Empty for the one of the cluster's deployer. It is asked at its address on the LAN, has to prove by TLS who it is, and gets the
+        secret C(ara_admin) of the cluster.
+      - When neither answers, or the inventory is no rack, there is the one that O(server_script) starts.
     type: str
     default: ''
     env:
       - name: ARA_API_SERVER
     ini:
       - {section: ara, key: api_server}
+  place:
+    description: V(embedded) to leave the deployer alone, V(auto) not to.
+    type: str
+    choices: [auto, embedded]
+    default: auto
+    env:
+      - name: BEOWULF_ARA
+    ini:
+      - {section: ara, key: place}
+  deployer_port:
+    description: TCP port of ARA on the deployer.
+    type: int
+    default: 443
+    env:
+      - name: BEOWULF_ARA_PORT
+    ini:
+      - {section: ara, key: deployer_port}
+  told_in:
+    description:
+      - File that is to say, as JSON, where the run is recorded, C(url), and why not on the deployer, C(note).
+      - Without it the latter is a warning, unless the cluster has no such server yet.
+    type: path
+    default: ''
+    env:
+      - name: BEOWULF_ARA_TOLD_IN
   server_script:
     description:
       - Python script that prints the URL of a local server when it is called with C(start), and starts it if need be.
@@ -60,7 +88,7 @@ options:
   api_timeout:
     description: Seconds to wait for an answer before recording is given up.
     type: int
-    default: 3
+    default: 5
     env:
       - name: ARA_API_TIMEOUT
     ini:
@@ -112,18 +140,22 @@ requirements:
 """
 
 import datetime
+import json
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
 import typing as t
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import recordings
 
 try:
     import requests
@@ -140,6 +172,10 @@ display = Display()
 PROBE_LIMIT = 1
 SCRIPT_LIMIT = 45
 INTERRUPT_LIMIT = 1.5
+PATIENCE = 10
+"""Seconds for a server that is being restarted, by this very run perhaps."""
+RESTARTING = (502, 503)
+"""What nginx says while there is nobody behind it (RFC 9110, sections 15.6.3 and 15.6.4)."""
 
 
 class RecordingError(Exception):
@@ -157,6 +193,21 @@ def commit(folder: str) -> str | None:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _deployer_of(playbook: t.Any) -> dict[str, str] | None:
+    """Return the arguments of `recordings.find` for the rack that a playbook runs on; None when its inventory is none."""
+    try:
+        inventory = playbook.get_plays()[0]._variable_manager._inventory
+        common = inventory.groups["all"].get_vars()
+        [deployer] = inventory.groups["deployer"].get_hosts()
+        return {
+            "state": str(common["rack_state_dir"]),
+            "cluster": str(common["rack_cluster"]),
+            "address": str(deployer.vars["rack_address"]),
+        }
+    except (AttributeError, LookupError, ValueError):
         return None
 
 
@@ -183,16 +234,29 @@ class Client:
             payload["ended"] = self.moment
         if "started" in payload and endpoint != "/api/v1/results":
             payload["started"] = self.moment
-        try:
-            response = getattr(self._http, method)(endpoint, **payload)
-        except requests.Timeout:
-            raise
-        except requests.ConnectionError:
-            # The server may end an idle connection in the moment it is used again: once more, over a new one.
-            response = getattr(self._http, method)(endpoint, **payload)
+        response = self._patiently(lambda: getattr(self._http, method)(endpoint, **payload))
         if response.status_code >= 400:
             raise RecordingError(f"{response.status_code} {response.reason} for {endpoint}")
         return response.json()
+
+    @staticmethod
+    def _patiently(send: t.Callable[[], t.Any]) -> t.Any:
+        """Send, and once more for a while when there is no connection: the server may end an idle one in the moment it is used again."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            late = time.monotonic() > deadline
+            try:
+                response = send()
+                if response.status_code not in RESTARTING or late:
+                    return response
+            except requests.Timeout:
+                raise
+            except requests.exceptions.SSLError:
+                raise
+            except requests.ConnectionError:
+                if late:
+                    raise
+            time.sleep(0.3)
 
     def post(self, endpoint: str, **payload: t.Any) -> t.Any:
         """Create a record."""
@@ -220,6 +284,9 @@ class CallbackModule(AraCallback):
         self._recorder: threading.Thread | None = None
         self._stopped = threading.Event()
         self._refusals = 0
+        self._deployer: dict[str, str] | None = None
+        self._told: dict[str, str] = {}
+        self._url = ""
         self._pid = os.getpid()
 
     def set_options(self, task_keys: t.Any = None, var_options: t.Any = None, direct: t.Any = None) -> None:
@@ -291,11 +358,48 @@ class CallbackModule(AraCallback):
                 if not self._script():
                     raise
                 display.warning(f"The ARA server {url} does not record this run, the local one does: {_brief(error)}")
+        elif self._deployer and self.get_option("place") == "auto":
+            try:
+                return self._at(recordings.find(**self._deployer, port=self.get_option("deployer_port")))
+            except recordings.NoServerError as error:
+                self._note(error)
         return self._client(self._local_server(), local=True)
+
+    def _note(self, error: recordings.NoServerError) -> None:
+        """Say that the run is recorded here, and why."""
+        note = f"this run is recorded on this machine, not by ARA on the deployer: {error}"
+        if self._reader():
+            self._tell(note=note)
+        elif not error.expected:
+            display.warning(f"{note[0].upper()}{note[1:]}")
+
+    def _reader(self) -> str | None:
+        """Return the file in which somebody looks for what is told."""
+        path = self.get_option("told_in")
+        return path if path and not os.path.isdir(path) else None  # of an empty path Ansible makes the current folder
+
+    def _tell(self, **words: str) -> None:
+        self._told |= words
+        if path := self._reader():
+            Path(path).write_text(json.dumps(self._told), encoding="utf-8")
+
+    def _at(self, server: recordings.Server) -> Client:
+        self._url = server.url
+        client = get_client(
+            client="http",
+            endpoint=server.url,
+            timeout=self.get_option("api_timeout"),
+            verify=server.ca,
+            username=server.username,
+            password=server.password,
+        )
+        client.client.http.trust_env = False  # no proxy on the way to the LAN, and no authority but the cluster's
+        return Client(client)
 
     def _client(self, url: str, local: bool = False) -> Client:
         access = {} if local else {name: self.get_option(f"api_{name}") for name in ("username", "password")}
         verify = (not local and self.get_option("api_ca")) or True
+        self._url = url
         client = get_client(client="http", endpoint=url, timeout=PROBE_LIMIT, verify=verify, **access)
         if local:
             client.client.http.trust_env = False  # no proxy on the way to this machine
@@ -350,6 +454,7 @@ class CallbackModule(AraCallback):
         """Begin to record."""
         if MISSING:
             return
+        self._deployer = _deployer_of(playbook)
         self._start()
         self._later(lambda: self._begin(playbook))
 
@@ -357,6 +462,8 @@ class CallbackModule(AraCallback):
         if found := commit(os.path.dirname(os.path.abspath(playbook._file_name))):
             self.default_labels.append(f"git:{found}")
         super().v2_playbook_on_start(playbook)
+        if self.playbook is not None:
+            self._tell(url=f"{self._url}/playbooks/{self.playbook['id']}.html")
         self.default_labels.append(f"user:{self.user}")
 
     def v2_playbook_on_play_start(self, play: t.Any) -> None:

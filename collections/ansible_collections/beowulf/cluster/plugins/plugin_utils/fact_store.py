@@ -38,13 +38,18 @@ def connection_arguments(uri: str) -> dict[str, t.Any]:
     }
 
 
-def connect(uri: str, limit: float) -> redis.Redis:
-    """Return a client that gives up after `limit` seconds, the first time. Raise ValueError for a wrong `uri`."""
+def connect(uri: str, limit: float, password: str | None = None) -> redis.Redis:
+    """Return a client that gives up after `limit` seconds, the first time. Raise ValueError for a wrong `uri`.
+
+    `password` goes before one in `uri`. Nothing is sent yet.
+    """
     limits = {"socket_timeout": limit, "socket_connect_timeout": limit, "retry": Retry(NoBackoff(), 0)}
     arguments = connection_arguments(uri)
-    if arguments:
-        return redis.Redis(**arguments, **limits)
-    return redis.Redis.from_url(uri, **limits)
+    given = {"password": password} if password else {}
+    client = redis.Redis(**(arguments | given), **limits) if arguments else redis.Redis.from_url(uri, **limits)
+    # What a URL says goes before the arguments of from_url.
+    client.connection_pool.connection_kwargs.update(given)
+    return client
 
 
 class RedisStore:

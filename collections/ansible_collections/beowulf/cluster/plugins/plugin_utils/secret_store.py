@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import stat
 import string
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from pathlib import Path
 import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file
 
 ALPHABET = string.ascii_letters + string.digits
 """No sign that a shell, a URL or a configuration file would read in its own way."""
@@ -51,6 +52,9 @@ KINDS: Mapping[str, Kind] = {
     "ara_secret_key": Kind("key with which ARA signs its sessions", length=64),
     "ca": Kind("passphrase of the keys of the certificate authorities", encrypts="the keys of the certificate authorities"),
     "backup": Kind("passphrase of the backups", encrypts="the backups"),
+    # Its first server encrypts the keys of the cluster with it before they go into the datastore (PBKDF2, pkg/cluster/encrypt.go).
+    "k3s": Kind("token that servers join k3s with", encrypts="the keys in the datastore of k3s"),
+    "k3s_agent": Kind("token that agents join k3s with"),
 }
 """All secrets that there are."""
 
@@ -294,21 +298,10 @@ class SecretStore:
 
     def _from_file(self, path: Path) -> str:
         """Read a password file that nobody else may read."""
-        with _plainly(path), path.open("rb") as stream:
-            status = os.fstat(stream.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SecretError(f"The password file {path} is refused: it is not a file.")
-            if status.st_uid != os.geteuid():
-                raise SecretError(f"The password file {path} is refused: it belongs to user {status.st_uid}, not to you ({os.geteuid()}).")
-            if stat.S_IMODE(status.st_mode) & 0o177:
-                mode = stat.S_IMODE(status.st_mode)
-                raise SecretError(f"The password file {path} is refused: its mode is {mode:04o}, others may read it. chmod 600 {path}")
-            content = stream.read()
-        # As ansible-vault does, so that both mean the same password.
-        password = content.decode(errors="replace").strip()
-        if not password:
-            raise SecretError(f"The password file {path} is empty.")
-        return password
+        try:
+            return password_file.read(path)
+        except password_file.PasswordFileError as error:
+            raise SecretError(str(error)) from error
 
     def _from_pass(self) -> str:
         lines = self._pass("show", self.entry).splitlines()

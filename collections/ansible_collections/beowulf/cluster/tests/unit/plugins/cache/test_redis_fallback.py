@@ -1,9 +1,10 @@
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The fact cache with a real Redis that is up, down, or silent."""
+"""The fact cache with a real Redis that is up, down, silent, or wants a password."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -33,11 +34,11 @@ needs_redis = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs
 
 
 class Redis:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder), *options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         self.uri = f"redis://127.0.0.1:{self.port}/0"
         deadline = time.monotonic() + 10
@@ -62,13 +63,35 @@ def redis(tmp_path):
 
 
 @pytest.fixture
+def guarded(tmp_path):
+    """A Redis as roles/redis configures it: it knows the password by its sum."""
+    digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
+    (tmp_path / "redis.conf").write_text(f"user default on #{digest} ~* &* +@all -@admin -@dangerous +info\n")
+    server = Redis(tmp_path, "--include", str(tmp_path / "redis.conf"))
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def password_file(tmp_path):
+    def write(content: str, mode: int = 0o600) -> str:
+        path = tmp_path / "password"
+        path.write_text(content)
+        path.chmod(mode)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
 def session(tmp_path):
-    def run(uri: str, *lines: str) -> tuple[list[object], str, float]:
+    def run(uri: str, *lines: str, password_file: str = "") -> tuple[list[object], str, float]:
         env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         env |= {
             "ANSIBLE_CACHE_PLUGIN_CONNECTION": uri,
             "BEOWULF_FACTS_FOLDER": str(tmp_path / "{cluster}"),
             "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+            "BEOWULF_REDIS_PASSWORD_FILE": password_file,
         }
         (tmp_path / "ansible.cfg").write_text("[defaults]\n")
         began = time.monotonic()
@@ -82,6 +105,7 @@ def session(tmp_path):
 
 WRITE = "cache.set('alpha', {'kernel': '6'})"
 READ = "cache.get('alpha')"
+PASSWORD = "sesame0123456789"
 
 
 @needs_redis
@@ -128,6 +152,42 @@ def test_a_redis_that_falls_silent_midway_costs_no_facts_of_this_run(redis, sess
     values, warnings, _seconds = session(redis.uri, WRITE, stop, READ, "cache.contains('beta')")
     assert values == [None, None, {"kernel": "6"}, False]
     assert warnings.count(WARNING) == 1
+
+
+@needs_redis
+@pytest.mark.parametrize("form", ["redis://127.0.0.1:{}/0", "redis://:other@127.0.0.1:{}/0", "127.0.0.1:{}:0", "127.0.0.1:{}:0:other"])
+def test_the_password_comes_from_its_file(guarded, session, password_file, tmp_path, form):
+    values, warnings, _seconds = session(
+        form.format(guarded.port), WRITE, READ, "cache.keys()", "cache.flush()", password_file=password_file(f"{PASSWORD}\n")
+    )
+    assert values == [None, {"kernel": "6"}, ["alpha"], None]
+    assert WARNING not in warnings
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@needs_redis
+@pytest.mark.parametrize("content", ["wrong\n", ""])
+def test_a_wrong_password_costs_a_warning(guarded, session, password_file, tmp_path, content):
+    where = password_file(content) if content else ""
+    values, warnings, seconds = session(guarded.uri, WRITE, READ, "cache.keys()", password_file=where)
+    assert values == [None, {"kernel": "6"}, ["alpha"]]
+    assert warnings.count(WARNING) == 1
+    assert "wrong\n" not in warnings
+    assert seconds < 5
+    assert (tmp_path / "default" / "s1_alpha.json").is_file()
+
+
+@needs_redis
+@pytest.mark.parametrize(
+    ("mode", "content", "words"), [(0o644, PASSWORD, "others may read it"), (0o600, " \n", "is empty"), (None, "", "No such")]
+)
+def test_a_password_file_that_is_no_good_costs_a_warning(guarded, session, password_file, tmp_path, mode, content, words):
+    where = str(tmp_path / "none") if mode is None else password_file(content, mode)
+    values, warnings, _seconds = session(guarded.uri, WRITE, READ, password_file=where)
+    assert values == [None, {"kernel": "6"}]
+    assert warnings.count(WARNING) == 1
+    assert words in " ".join(warnings.split())
+    assert PASSWORD not in warnings
 
 
 def test_without_a_connection_facts_are_files(session, tmp_path):
