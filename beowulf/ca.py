@@ -13,6 +13,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,29 @@ KEEP = 0.25
 """Share of its life that a controller's own certificate has left when it signs itself another."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 VALID = re.compile(r"Valid: from (\S+) to (\S+)")
+LONGEST = 168
+"""Hours that a user's certificate lasts at most."""
+FOLDER = "/var/lib/cluster-ca"
+"""Folder of the authority on the deployer: ca_folder of roles/ca."""
+CONNECT = 2
+"""Seconds for a deployer that does not answer: what was signed here is told to it later."""
+# From standard input: lines of a name and a certificate. What has ended long ago is of no use to anyone.
+KEEP_RECORDS = f"""cd {FOLDER} && umask 077 && mkdir -p issued || exit 1
+while read -r name certificate; do
+  printf '%s\\n' "$certificate" >"issued/$name.new" && mv "issued/$name.new" "issued/$name" || exit 1
+done
+find issued -name '*-cert.pub' -mtime +{LONGEST // 24 + 1} -delete"""
+# Each certificate as ssh-keygen shows it, and whether it is revoked; the keys, and which of them sign.
+LIST_RECORDS = f"""cd {FOLDER} || exit 1
+for one in certificates/*-cert.pub issued/*-cert.pub; do
+  test -e "$one" || continue
+  TZ=UTC ssh-keygen -L -f "$one"
+  ssh-keygen -Q -f public/revoked.krl "$one" >/dev/null 2>&1
+  test $? -ne 1 || echo "        Revoked: yes"
+done
+for one in ssh/user_ca.*.pub; do test ! -e "$one" || echo "key $one $(ssh-keygen -l -f "$one")"; done
+echo "generations $(cat ssh/generations.json)"
+"""
 
 
 def own_key(cluster: Cluster) -> Path:
@@ -94,6 +119,43 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
     return serial
 
 
+def on_authority(cluster: Cluster, script: str) -> list[str]:
+    """Return the command that runs a shell script as root on the authority."""
+    return [*cluster.ssh(cluster.variables["rack_deployer"]["name"]), f"sudo -n sh -c {shlex.quote(script)}"]
+
+
+def waiting(cluster: Cluster) -> list[Path]:
+    """Return the copies of what was signed here and the authority does not know of yet."""
+    return sorted((cluster.state / "issued").glob("*-cert.pub"))
+
+
+def record(cluster: Cluster, certificate: Path, serial: int) -> bool:
+    """Tell the authority of a certificate that was signed here; say whether it knows. Otherwise it is told the next time."""
+    place = cluster.state / "issued" / f"{serial}-cert.pub"
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = place.with_name(f"{place.name}.new")
+    fresh.write_bytes(certificate.read_bytes())
+    fresh.replace(place)
+    return deliver(cluster)
+
+
+def deliver(cluster: Cluster) -> bool:
+    """Tell the authority of what was signed here while it was away; say whether it knows all of it. Costs nothing when there is none."""
+    if not (found := waiting(cluster)):
+        return True
+    text = "".join(f"{path.name} {path.read_text(encoding='ascii').strip()}\n" for path in found)
+    command = on_authority(cluster, KEEP_RECORDS)
+    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={CONNECT}"]
+    try:
+        result = subprocess.run(command, env=environment(), input=text, capture_output=True, text=True, timeout=15, check=False)
+        told = result.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        told = False
+    for path in found if told else []:
+        path.unlink(missing_ok=True)
+    return told
+
+
 def refresh(cluster: Cluster) -> bool:
     """Sign this controller another certificate when the one it has ends soon, or has ended; say whether it did.
 
@@ -108,7 +170,7 @@ def refresh(cluster: Cluster) -> bool:
             return False
     public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
     user = str(cluster.variables["rack_ssh_user"])
-    sign(cluster, public, own_name(), cluster.rack.ca.user_hours, [user], place)
+    record(cluster, place, sign(cluster, public, own_name(), cluster.rack.ca.user_hours, [user], place))
     return True
 
 
@@ -116,14 +178,13 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
     """Sign a user's public key, and say what the certificate opens."""
     known = [cluster.variables["rack_ssh_user"], "router", "deployer", "lanservices", "compute"]
     chosen = [part for part in principals.split(",") if part] or known[:1]
-    limit = 168
     if not NAME.fullmatch(name):
         raise Refusal(f"{name!r} is no name for a certificate: letters, digits and . _ @ + - only, 64 at most.")
     if unknown := [part for part in chosen if part not in known]:
         raise Refusal(f"--principals {principals}: no node admits {', '.join(unknown)}. There are: {', '.join(known)}.")
     hours = hours or cluster.rack.ca.user_hours
-    if not 0 < hours <= limit:
-        raise Refusal(f"--hours {hours:g}: more than 0 and at most {limit}.")
+    if not 0 < hours <= LONGEST:
+        raise Refusal(f"--hours {hours:g}: more than 0 and at most {LONGEST}.")
     public = Path(key) if key else own_key(cluster).with_name(own_key(cluster).name + ".pub")
     place = Path(to) if to else public.with_name(public.name.removesuffix(".pub") + "-cert.pub")
     if not key and not to:
@@ -134,20 +195,33 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
             )
         place = own_certificate(cluster)
     serial = sign(cluster, public, name, hours, chosen, place)
+    known_there = record(cluster, place, serial)
     everywhere = chosen[0] == known[0]
     where = "every node" if everywhere else f"the nodes of type {', '.join(chosen)}"
     print(f"{place}: {name}, for {hours:g} h, opens {where} as {known[0]}; serial {serial}")
     print(f"  revoke: ./bootstrap ca.revoke {name}")
+    if not known_there:
+        print("  the authority does not answer; it learns of this certificate from the next deploy or ca.list here")
 
 
 def summary(text: str) -> list[dict[str, str]]:
-    """Take apart what `ssh-keygen -L` says of certificates: [{"name", "type", "serial", "valid", "principals"}, …]."""
+    """Take apart what `ssh-keygen -L` says of certificates.
+
+    Returns [{"place": file, "name", "type", "serial", "valid", "principals", "authority": fingerprint of the key that signed it}, …],
+    with "revoked" where LIST_RECORDS says so.
+    """
     found: list[dict[str, str]] = []
-    field = ""
+    field = place = ""
     for line in text.splitlines():
         word, _, value = line.strip().partition(": ")
-        if line.strip().startswith("Type:"):
-            found.append({"type": "host" if " host " in line else "user", "principals": ""})
+        if line.endswith("-cert.pub:"):
+            place = line[:-1]
+        elif line.strip().startswith("Type:"):
+            found.append({"place": place, "type": "host" if " host " in line else "user", "principals": ""})
+        elif word == "Signing CA":
+            found[-1]["authority"] = value.split()[1]
+        elif word == "Revoked":
+            found[-1]["revoked"] = value
         elif word == "Key ID":
             found[-1]["name"] = value.strip('"')
         elif word == "Serial":
@@ -167,14 +241,52 @@ def ends(one: Mapping[str, str]) -> float:
     return datetime.datetime.fromisoformat(last).replace(tzinfo=datetime.UTC).timestamp() if "T" in last else float("inf")
 
 
-def issued(cluster: Cluster) -> list[dict[str, str]]:
-    """Return the certificates that the authority keeps, and those that this controller signed for users."""
-    folder = "/var/lib/cluster-ca"
-    question = f"cd {folder}/certificates && for one in *-cert.pub; do TZ=UTC ssh-keygen -L -f $one; done; echo; cat {folder}/revoked"
-    result = output([*cluster.ssh(cluster.variables["rack_deployer"]["name"]), f"sudo sh -c {shlex.quote(question)}"], timeout=30)
+@dataclass
+class Records:
+    """What the authority knows: certificates as in summary(), its keys for users as {fingerprint: number}, and which of them sign."""
+
+    certificates: list[dict[str, str]]
+    keys: dict[str, int] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
+
+    def by_old_keys(self) -> list[dict[str, str]]:
+        """Return the certificates of users that are good, and signed by other keys than those that sign now."""
+        signs = self.generations.get("signs")
+        return [one for one in self.certificates if one["type"] == "user" and "revoked" not in one and ends(one) > time.time()
+                and self.keys.get(one["authority"]) != signs]  # fmt: skip
+
+
+def read_records(text: str) -> Records:
+    """Take apart the answer to LIST_RECORDS; a certificate that is kept twice, or was given on its way and has ended, is left out."""
+    found, seen = [], set()
+    for one in summary(text):
+        number = (one["type"], one["serial"])
+        if number not in seen and not (one["place"].startswith("issued/") and ends(one) < time.time()):
+            found.append(one)
+        seen.add(number)
+    records = Records(found)
+    for line in text.splitlines():
+        word, _, rest = line.partition(" ")
+        if word == "key":
+            place, _bits, fingerprint = rest.split()[:3]
+            records.keys[fingerprint] = int(place.split(".")[1])
+        elif word == "generations":
+            records.generations = json.loads(rest or "{}")
+    return records
+
+
+def ask_authority(cluster: Cluster) -> Records:
+    """Return what the authority knows, with what was signed on controllers. Raises Failure when it does not answer."""
+    deliver(cluster)
+    result = output(on_authority(cluster, LIST_RECORDS), timeout=30)
     if result.returncode:
         raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
-    return summary(result.stdout)
+    return read_records(result.stdout)
+
+
+def issued(cluster: Cluster) -> list[dict[str, str]]:
+    """Return the certificates that the authority keeps: those of nodes, and those that any controller signed for users."""
+    return ask_authority(cluster).certificates
 
 
 def show(cluster: Cluster, as_json: bool) -> None:
@@ -186,7 +298,8 @@ def show(cluster: Cluster, as_json: bool) -> None:
         print(json.dumps(found, indent=1))
         return
     for one in found:
-        print(f"{one['type']:<5}{one['name']:<28}{one['ends_in_hours']:>8} h  serial {one['serial']:<22}{one['principals']}")
+        refused = "REVOKED " if "revoked" in one else ""
+        print(f"{one['type']:<5}{one['name']:<28}{one['ends_in_hours']:>8} h  serial {one['serial']:<22}{refused}{one['principals']}")
 
 
 def revocation(cluster: Cluster, what: str) -> list[str]:
@@ -207,8 +320,8 @@ def revocation(cluster: Cluster, what: str) -> list[str]:
     if what not in cluster.rack.nodes:
         return [f"id: {what}"]
     # By its keys: a node that is rebuilt under its name has new ones, and is welcome.
-    question = f"cd /var/lib/cluster-ca/certificates && cat host-{what}.pub; cat ./*@{what}.pub 2>/dev/null || :"
-    result = output([*cluster.ssh(cluster.variables["rack_deployer"]["name"]), f"sudo sh -c {shlex.quote(question)}"], timeout=30)
+    question = f"cd {FOLDER}/certificates && cat host-{what}.pub; cat ./*@{what}.pub 2>/dev/null || :"
+    result = output(on_authority(cluster, question), timeout=30)
     keys = [line for line in result.stdout.splitlines() if line.startswith("ssh-")]
     if result.returncode or not keys:
         raise Failure(f"The authority has signed no key of {what}: {result.stderr.strip()}")
@@ -216,16 +329,29 @@ def revocation(cluster: Cluster, what: str) -> list[str]:
 
 
 def revoke(cluster: Cluster, what: str) -> None:
-    """Revoke, on the authority and on every node."""
+    """Revoke, on the authority and on every node, and say which certificates that are known were good until then."""
     from beowulf import deploy, lock
 
     refresh(cluster)
     lines = revocation(cluster, what)
+    key, _, value = lines[0].partition(": ")
+    # The certificate of a host, and what a node was given, go by their keys.
+    names = {"id": "name", "serial": "serial"}
+    known = [one for one in issued(cluster) if key in names and one[names[key]] == value and ends(one) > time.time()]
     options = [f"--extra-vars={json.dumps({'ca_revoked': lines})}"]
+    if what in cluster.rack.nodes:
+        # From the first step on nobody believes it any more, this controller neither.
+        options.append(f"--limit=all:!{what}")
     with lock.changing(cluster, "ca.revoke"):
         code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
     deploy.conclude("ca.revoke", cluster, code, found)
-    if lines[0].startswith("id:"):
+    for one in known:
+        print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
+    if key == "key":
+        print(f"  {what} itself was not told: it is believed again when it has new keys")
+    elif not known:
+        print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
+    if key == "id":
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")
 
 
@@ -235,20 +361,74 @@ def renew(cluster: Cluster) -> None:
 
     refresh(cluster)
     with lock.changing(cluster, "ca.renew"):
+        deliver(cluster)
         code, found = deploy.run_playbooks(deploy.playbook(cluster, "certificates"), "ca.renew")
     deploy.conclude("ca.renew", cluster, code, found)
 
 
-def rotate(cluster: Cluster, finish: bool) -> None:
-    """Give the authority new keys that sign from now on while the old ones are trusted still; with `finish`, drop the old ones."""
+def absence(cluster: Cluster, node: str) -> str:
+    """Return why a node does not let this controller in as root; nothing when it does."""
+    command = cluster.ssh(node)
+    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+    result = output([*command, "sudo -n true"], timeout=15)
+    if not result.returncode:
+        return ""
+    return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+
+
+def insist_on_everyone(cluster: Cluster, task: str) -> None:
+    """Refuse unless every node of the rack answers: one that was away would not know the new keys, or show what the old ones signed."""
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        reasons = dict(zip(cluster.rack.nodes, pool.map(lambda node: absence(cluster, node), cluster.rack.nodes), strict=True))
+    if away := [f"  {node}: {reason}" for node, reason in reasons.items() if reason]:
+        raise Refusal("\n".join([
+            f"{task} {cluster.name}: refused, nothing was touched. Every node has to come along, and these do not answer:", *away,
+            "Switch them on, or take out of the rack file what is gone for good.",
+        ]))  # fmt: skip
+
+
+def insist_on_controllers(cluster: Cluster, records: Records, force: bool) -> list[str]:
+    """Refuse while a controller would be shut out that still uses the old keys; return the names of users who will be."""
+    no = "ca.rotate --finish: refused, nothing was touched."
+    signs = records.generations.get("signs")
+    if signs != records.generations.get("newest"):
+        raise Refusal(f"{no} The new keys do not sign yet: ./bootstrap ca.rotate goes on with that.")
+    names = {one["name"] for one in records.by_old_keys()}
+    # The authority signs for this controller and for the nodes in a moment. For other controllers it has signed when they deployed.
+    names -= {own_name(), *(name for name in names if name.rpartition("@")[2] in cluster.rack.nodes)}
+    controllers = {one["name"] for one in records.certificates if one["place"].startswith("certificates/")}
+    controllers -= {one["name"] for one in records.certificates if records.keys.get(one["authority"]) == signs}
+    if (left := sorted(names & controllers)) and not force:
+        raise Refusal(
+            f"{no} The old keys signed for {', '.join(left)}, and that controller would be shut out. Say ./bootstrap ca.renew there first; "
+            "or --force here, and give it a certificate with ca.user afterwards."
+        )
+    return sorted(names)
+
+
+def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
+    """Give the authority new keys that sign from now on while the old ones are trusted still; with `finish`, drop the old ones.
+
+    Raises Refusal, before anything is touched, unless every node answers; with `finish`, also while a controller would be shut out,
+    unless `force`.
+    """
     from beowulf import deploy, lock
 
+    if force and not finish:
+        raise Refusal("ca.rotate --force: only with --finish is anyone refused.")
+    if not (cluster.state / "ca" / "user_ca").is_file():
+        raise Refusal("There are no keys to take the place of: the authority is made by ./bootstrap deploy.")
     refresh(cluster)
     step = "finish" if finish else "begin"
-    command = deploy.playbook(cluster, "certificates", options=[f"--extra-vars={json.dumps({'ca_rotation': step})}"])
+    command = deploy.playbook(cluster, "rotate", options=[f"--extra-vars={json.dumps({'ca_rotation': step})}"])
     with lock.changing(cluster, "ca.rotate"):
+        insist_on_everyone(cluster, "ca.rotate")
+        users = insist_on_controllers(cluster, ask_authority(cluster), force) if finish else []
         code, found = deploy.run_playbooks(command, "ca.rotate")
     deploy.conclude("ca.rotate", cluster, code, found)
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")
-        print(f"  next, when they have new certificates or after {cluster.rack.ca.user_hours} h: ./bootstrap ca.rotate --finish")
+        print("  next, say ./bootstrap ca.renew on each other controller, the deployer excepted;")
+        print(f"  then, when users have new certificates or after {cluster.rack.ca.user_hours} h: ./bootstrap ca.rotate --finish")
+    elif users:
+        print(f"  refused from now on, as the old keys signed it: {', '.join(users)}")

@@ -1,5 +1,6 @@
 """User certificates: really signed, by an encrypted key whose passphrase comes out of a real vault."""
 
+import contextlib
 import subprocess
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from beowulf import ca
+from beowulf import ca, deploy, lock
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
 
@@ -27,9 +28,26 @@ def cluster(tmp_path, monkeypatch):
     rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None})
     key = make_key(state / "ssh" / "id_ed25519")
     variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin", "rack_deployer": {"name": "psi"}}
-    found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables)
+    found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables, ssh=lambda _node: [str(tmp_path / "ssh"), "node"])
     make_key(state / "ca" / "user_ca", vault.store_of(found).get("ca"))
     return found
+
+
+@pytest.fixture
+def authority(cluster, tmp_path):
+    """The folder of an authority that answers: what would be done there is done here, in a folder of its own."""
+    folder = tmp_path / "cluster-ca"
+    for name in ("ssh", "certificates", "public"):
+        (folder / name).mkdir(parents=True)
+    (folder / "ssh" / "user_ca.1.pub").write_bytes((cluster.state / "ca" / "user_ca.pub").read_bytes())
+    (folder / "ssh" / "generations.json").write_text('{"newest": 1, "oldest": 1, "signs": 1}')
+    (tmp_path / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (tmp_path / "ssh").write_text(
+        f'#!/bin/sh\nfor last; do :; done\nPATH="{tmp_path}:$PATH"\nexec sh -c "$(printf %s "$last" | sed "s|{ca.FOLDER}|{folder}|g")"\n'
+    )
+    for name in ("sudo", "ssh"):
+        (tmp_path / name).chmod(0o755)
+    return folder
 
 
 def shown(path: Path) -> dict[str, str]:
@@ -132,3 +150,126 @@ def test_a_certificate_for_some_nodes_does_not_take_the_place_of_the_controllers
     with pytest.raises(Refusal, match="shut it out"):
         ca.user(cluster, "ada", 1, "compute", "", "")
     assert ca.own_certificate(cluster).read_bytes() == before
+
+
+def test_the_authority_knows_what_a_controller_signed(cluster, authority, tmp_path, capsys):
+    ca.user(cluster, "ada", 2, "compute", str(make_key(tmp_path / "ada")) + ".pub", "")
+    ca.refresh(cluster)
+    assert "does not answer" not in capsys.readouterr().out
+    assert {one["name"] for one in ca.issued(cluster)} == {"ada", ca.own_name()}
+    [ada] = [one for one in ca.issued(cluster) if one["name"] == "ada"]
+    assert ada["serial"] == shown(tmp_path / "ada-cert.pub")["serial"]
+    assert not ca.waiting(cluster)
+    assert {path.stat().st_mode & 0o77 for path in (authority / "issued").iterdir()} == {0}
+
+
+def test_what_was_signed_while_the_authority_was_away_it_is_told_later(cluster, authority, tmp_path, capsys):
+    away = authority.rename(tmp_path / "away")
+    ca.user(cluster, "ada", 2, "", str(make_key(tmp_path / "ada")) + ".pub", "")
+    assert "the authority does not answer" in capsys.readouterr().out
+    assert len(ca.waiting(cluster)) == 1
+    away.rename(authority)
+    assert [one["name"] for one in ca.issued(cluster)] == ["ada"]
+    assert not ca.waiting(cluster)
+
+
+def keep(authority, cluster, tmp_path, name, place, key="user_ca", hours=2, since="-5m"):
+    """Put a certificate where the authority keeps it; return its serial number."""
+    own = make_key(tmp_path / f"key-{len(list(tmp_path.glob('key-*')))}").with_suffix(".pub")
+    if key == "user_ca":
+        return ca.sign(cluster, own, name, hours, ["admin"], authority / place, since=since)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-s", str(tmp_path / key), "-I", name, "-n", "admin", "-z", "7", "-V", "-5m:+2h", str(own)], check=True
+    )
+    made = own.with_name(own.name.removesuffix(".pub") + "-cert.pub")
+    (authority / place).write_bytes(made.read_bytes())
+    return 7
+
+
+def test_the_list_has_each_certificate_once_and_says_what_is_revoked(cluster, authority, tmp_path, capsys):
+    (authority / "issued").mkdir()
+    serial = keep(authority, cluster, tmp_path, "me@desk", "certificates/me@desk-cert.pub")
+    (authority / f"issued/{serial}-cert.pub").write_bytes((authority / "certificates/me@desk-cert.pub").read_bytes())
+    keep(authority, cluster, tmp_path, "ada", "issued/1-cert.pub")
+    keep(authority, cluster, tmp_path, "old", "issued/2-cert.pub", hours=-1, since="-2h")
+    (tmp_path / "spec").write_text("id: ada\n")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(authority / "public/revoked.krl"), str(tmp_path / "spec")], check=True
+    )
+    ca.show(cluster, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[1]: "REVOKED" in line for line in lines} == {"me@desk": False, "ada": True}
+    assert len(lines) == 2
+
+
+@pytest.fixture
+def rotated(cluster, authority, tmp_path):
+    """After ca.rotate: the first key signed, the second one signs."""
+    make_key(tmp_path / "second")
+    (authority / "ssh" / "user_ca.2.pub").write_bytes((tmp_path / "second.pub").read_bytes())
+    (authority / "ssh" / "generations.json").write_text('{"newest": 2, "oldest": 1, "signs": 2}')
+    (authority / "issued").mkdir()
+    return authority
+
+
+def test_no_controller_is_shut_out_by_the_end_of_a_rotation(cluster, rotated, tmp_path):
+    """But users may be, which is told, and this controller and the nodes get new certificates on the way."""
+    for name in (ca.own_name(), "mpi@gamma", "eve@laptop"):
+        keep(rotated, cluster, tmp_path, name, f"certificates/{name}-cert.pub")
+    keep(rotated, cluster, tmp_path, "ada", "issued/1-cert.pub")
+    with pytest.raises(Refusal, match="signed for eve@laptop, and that controller") as refused:
+        ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=False)
+    assert refused.value.code == 2
+    assert ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=True) == ["ada", "eve@laptop"]
+    keep(rotated, cluster, tmp_path, "eve@laptop", "certificates/eve@laptop-cert.pub", key="second")
+    assert ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=False) == ["ada"]
+
+
+def test_keys_are_not_dropped_while_they_sign(cluster, rotated):
+    (rotated / "ssh" / "generations.json").write_text('{"newest": 2, "oldest": 1, "signs": 1}')
+    with pytest.raises(Refusal, match="do not sign yet"):
+        ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=True)
+
+
+@pytest.fixture
+def playbooks(cluster, monkeypatch):
+    """The playbooks that would run, with their options."""
+    ran = []
+    monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
+    monkeypatch.setattr(deploy, "run_playbooks", lambda command, _task: ran.append(command) or (0, {}))
+    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
+    return ran
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(cluster, authority, playbooks, tmp_path, finish):
+    (tmp_path / "away").write_text("#!/bin/sh\necho 'No route to host' >&2; exit 255\n")
+    (tmp_path / "away").chmod(0o755)
+    cluster.rack.nodes["delta"] = None
+    ssh = cluster.ssh
+    cluster.ssh = lambda node: [str(tmp_path / "away"), node] if node == "delta" else ssh(node)
+    with pytest.raises(Refusal, match=r"nothing was touched.*\n  delta: No route to host\n") as refused:
+        ca.rotate(cluster, finish=finish)
+    assert (refused.value.code, playbooks) == (2, [])
+    assert "gamma" not in str(refused.value)
+    del cluster.rack.nodes["delta"]
+    ca.rotate(cluster, finish=finish)
+    assert [command[0] for command in playbooks] == ["rotate"]
+
+
+def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster, authority, playbooks, tmp_path, capsys):
+    (authority / "issued").mkdir()
+    serial = keep(authority, cluster, tmp_path, "ada", "issued/1-cert.pub")
+    ca.revoke(cluster, "ada")
+    assert f"ada, serial {serial}, would have been good for 2.0 h more" in capsys.readouterr().out
+    ca.revoke(cluster, "adda")
+    assert "knows no certificate adda" in capsys.readouterr().out
+    assert not [option for command in playbooks for option in command if option.startswith("--limit")]
+
+
+def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):
+    """Nobody believes it any more; the run would end with a node that does not answer."""
+    (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
+    ca.revoke(cluster, "gamma")
+    assert "--limit=all:!gamma" in playbooks[0]

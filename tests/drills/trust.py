@@ -1,0 +1,234 @@
+"""Who may come in: what is revoked stays so, two controllers keep out of each other's way, and keys change without a refusal."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from beowulf import ca, deploy, lock
+from beowulf.drill import Figure, Lab, drill
+from beowulf.errors import Failure
+from beowulf.process import ROOT, environment, output, tool
+
+AUTHORITY = "/var/lib/cluster-ca"
+KILLED_AFTER = 20
+"""Seconds after which a rotation is killed: it takes longer, on any machine."""
+
+
+def task(lab: Lab, *words: str) -> list[str]:
+    """Return the command of a task on this machine."""
+    return [tool("invoke"), f"--search-root={ROOT}", *words, "--cluster", lab.cluster.name]
+
+
+def done(lab: Lab, *words: str) -> None:
+    """Run a task on this machine. Raises Failure when it fails."""
+    result = output(task(lab, *words), timeout=900)
+    if result.returncode:
+        raise Failure(f"{' '.join(words)} ended with {result.returncode}: {(result.stderr or result.stdout).strip()[-500:]}")
+
+
+def on_deployer(lab: Lab, command: str) -> list[str]:
+    """Return the command that runs another one on the deployer as its user does, in the project's folder."""
+    return [*lab.ssh(lab.variables["rack_deployer"]["name"]), f"bash -lc {shlex.quote(f'cd /srv/beowulf && exec {command}')}"]
+
+
+@contextlib.contextmanager
+def signed(lab: Lab, name: str) -> Iterator[Path]:
+    """Sign this controller's key for another name; the certificate is gone afterwards."""
+    place = lab.cluster.state / "drill-cert.pub"
+    key = ca.own_key(lab.cluster)
+    ca.sign(lab.cluster, key.with_name(f"{key.name}.pub"), name, 2, [str(lab.variables["rack_ssh_user"])], place)
+    try:
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def admitted(lab: Lab, node: str, certificate: Path) -> bool:
+    """Say whether a node lets this controller in with a certificate; not whether it does not answer."""
+    own = str(ca.own_certificate(lab.cluster))
+    way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
+    result = output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20)
+    if result.returncode and "Permission denied" not in result.stderr:
+        raise Failure(f"{node} does not answer: {result.stderr.strip()}")
+    return result.returncode == 0
+
+
+def holder(lab: Lab) -> dict[str, str]:
+    """Return who holds the cluster's lock, as it says; nothing while it is free."""
+    path = lock.FILE.format(cluster=lab.cluster.rack.cluster)
+    return json.loads(lab.run(lab.variables["rack_deployer"]["name"], f"cat {path}", check=False) or "{}")
+
+
+@drill("25, 31")
+def revoked_on_rebuilt_node(lab: Lab):
+    """A certificate is revoked, and a node is made anew under its name; the node refuses it from the first minute on"""
+    node = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
+    name = f"drill-{uuid.uuid4().hex[:12]}"
+    with signed(lab, name) as certificate:
+        yield Figure("admitted before", float(admitted(lab, node, certificate)), 1, unit="", least=True)
+        done(lab, "ca.revoke", name)
+        lab.podman("rm", "--force", "--time=0", "--volumes", lab.cluster.container(node))
+        output(["ssh", "-O", "exit", *lab.ssh(node)[1:]], timeout=5)
+        began = time.monotonic()
+        # With the deployer, which keeps the host keys of all.
+        limit = f"--limit={node},{lab.variables['rack_deployer']['name']}"
+        for command in (deploy.playbook(lab.cluster, "lab"), deploy.playbook(lab.cluster, "site", options=[limit])):
+            code, _summary = lab.play(command)
+            if code:
+                raise Failure(f"the node was not made anew ({code})")
+        yield Figure("made anew after", time.monotonic() - began, 240, loose=True)
+        yield Figure("admitted on the new node", float(admitted(lab, node, certificate)), 0, unit="")
+        yield Figure("good ones refused there", float(not admitted(lab, node, ca.own_certificate(lab.cluster))), 0, unit="")
+
+
+@drill("21")
+def two_controllers(lab: Lab):
+    """The deployer changes the cluster, and the admin deploys; the admin is told at once who it is, and since when"""
+    deployer = lab.variables["rack_deployer"]["name"]
+    first = subprocess.Popen(
+        on_deployer(lab, "invoke ca.renew"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    try:
+        lab.until(lambda: holder(lab), 60, f"{deployer} holds the lock")
+        who = holder(lab)
+        began = time.monotonic()
+        second = output(task(lab, "deploy"), timeout=60)
+        took = time.monotonic() - began
+        code = first.wait(timeout=600)
+    finally:
+        if first.poll() is None:
+            first.kill()
+            first.wait()
+    told = f"{who['user']}@{who['host']} runs ca.renew since {who['since']}" in second.stderr
+    yield Figure("refused after", took, 2, loose=True)
+    yield Figure("refused with 2, told who and since when", float(second.returncode == 2 and told), 1, unit="", least=True)
+    yield Figure("the first one was disturbed", float(code != 0), 0, unit="")
+
+
+def generations(lab: Lab) -> dict[str, int]:
+    """Return which keys of the authority are good, and which sign."""
+    return json.loads(lab.run(lab.variables["rack_deployer"]["name"], f"cat {AUTHORITY}/ssh/generations.json"))
+
+
+def unreached(lab: Lab) -> int:
+    """Count the nodes that the controller on the deployer does not reach."""
+    result = output(on_deployer(lab, "ansible all -m ansible.builtin.ping -o"), timeout=120)
+    return len(lab.address) - result.stdout.count("SUCCESS")
+
+
+def refusals(lab: Lab, certificate: Path, child: subprocess.Popen) -> int:
+    """Try all nodes in turn with a certificate until a program ends; return how often one was refused."""
+    count = 0
+    while child.poll() is None:
+        for node in lab.address:
+            count += not admitted(lab, node, certificate)
+        time.sleep(1)
+    return count
+
+
+@drill("24, rotation")
+def rotate_authority(lab: Lab):
+    """The authority gets new keys: with a node away, killed half-way, repeated; nobody is refused until the old ones are dropped"""
+    away = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
+    before = generations(lab)
+    lab.power_off(away)
+    result = output(task(lab, "ca.rotate"), timeout=60)
+    lab.power_on(away)
+    lab.until_healthy()
+    named = result.returncode == 2 and f"\n  {away}: " in result.stderr
+    yield Figure("refused with 2 and the node's name while a node is away", float(named), 1, unit="", least=True)
+    yield Figure("keys changed by that", float(generations(lab) != before), 0, unit="")
+    with signed(lab, "drill") as certificate:
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment()}
+        child = subprocess.Popen(task(lab, "ca.rotate"), start_new_session=True, **quiet)
+        time.sleep(KILLED_AFTER)
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        lab.until(lambda: not holder(lab), 10, "the lock of the one that was killed is free")
+        child = subprocess.Popen(task(lab, "ca.rotate"), **quiet)
+        count = refusals(lab, certificate, child)
+        yield Figure("a killed rotation goes on", float(child.returncode == 0), 1, unit="", least=True)
+        yield Figure("refusals on the way", count, 0, unit="")
+        now = generations(lab)
+        made = now == {"oldest": before["oldest"], "signs": before["newest"] + 1, "newest": before["newest"] + 1}
+        yield Figure("new keys sign, one pair of them", float(made), 1, unit="", least=True)
+        yield Figure("nodes that the other controller does not reach", unreached(lab), 0, unit="")
+        done(lab, "ca.rotate", "--finish")
+        good = ca.own_certificate(lab.cluster)
+        yield Figure("nodes that refuse the new certificate", sum(not admitted(lab, node, good) for node in lab.address), 0, unit="")
+        yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
+    yield Figure("nodes that the other controller does not reach in the end", unreached(lab), 0, unit="")
+    herd = len(lab.cluster.group("mpi"))
+    ranks = lab.run(lab.client, f"sudo -iu mpi mpiexec -ppn 1 -n {herd} hostname | sort -u | wc -l")
+    yield Figure("nodes of the herd without a rank", herd - int(ranks), 0, unit="")
+
+
+def served(lab: Lab, client: str, address: str, port: int, proof: str = "") -> set[str]:
+    """Return the serial numbers of the chain that a server shows."""
+    ask = f"openssl s_client -showcerts {proof} -connect {address}:{port} </dev/null 2>/dev/null"
+    text = lab.run(client, f"f=$(mktemp); {ask} >$f || :; openssl storeutl -noout -text -certs $f; rm $f")
+    lines = [line.strip() for line in text.splitlines()]
+    return {f"{line} {lines[number + 1]}" for number, line in enumerate(lines) if line.startswith("Serial Number:")}
+
+
+@drill("24, TLS")
+def renew_tls(lab: Lab):
+    """The certificates of TLS and their intermediate are past half of their life; the daily run renews them, and the servers show it"""
+    deployer = lab.variables["rack_deployer"]["name"]
+    kept = {deployer: [f"{AUTHORITY}/tls/intermediate.crt", "/etc/ssl/cluster/node.crt"]} | {
+        node: ["/etc/kea/tls/node.crt"] for node in lab.pair
+    }
+    proof = "-cert /etc/kea/tls/node.crt -key /etc/kea/tls/node.key"
+
+    def shown() -> dict[str, set[str]]:
+        answers = {node: served(lab, lab.peer(node), lab.address[node], 8001, proof) for node in lab.pair}
+        return answers | {deployer: served(lab, lab.pair[0], lab.address[deployer], 443)}
+
+    before = shown()
+    for node, paths in kept.items():
+        lab.run(node, " && ".join(f"cp -p {path} {path}.drill" for path in paths))
+    try:
+        # As if they had been signed for so long that they are old already.
+        with lab.watching(lab.looks_up(), lab.leases()) as watch:
+            code, _summary = lab.play(
+                deploy.playbook(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
+            )
+            time.sleep(2)
+        after = shown()
+    finally:
+        for node, paths in kept.items():
+            lab.run(node, " && ".join(f"cp {path}.drill {path} && rm {path}.drill" for path in paths))
+        again, _summary = lab.play(deploy.playbook(lab.cluster, "certificates"))
+    yield Figure("runs that failed", float(bool(code)) + float(bool(again)), 0, unit="")
+    yield Figure("servers that show a part of the old chain", sum(bool(before[node] & after[node]) for node in kept), 0, unit="")
+    yield Figure("servers that show no chain of two", sum(len(after[node]) != 2 for node in kept), 0, unit="")
+    # What was put back is older than what is in use: the servers have noticed it all the same.
+    yield Figure("servers that do not use what was put back", sum(shown()[node] != before[node] for node in kept), 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
+
+
+@drill("lock-out, SSH")
+def locked_out_of_ssh(lab: Lab):
+    """New rules of the SSH server would lock the controller out of a node; it gets its old ones back in the same run"""
+    node = lab.client
+    rules = "cd /etc/ssh/sshd_config.d && for one in *; do echo $one; cat $one; done"
+    before = lab.run(node, rules)
+    options = [f"--limit={node}", "--tags=sshd", '--extra-vars={"sshd_principals": {"nobody-of-ours": ["none"]}}']
+    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    lab.run(node, "rm /etc/ssh/cluster/principals/nobody-of-ours")
+    yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
+    yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
+    # Who failed too often is kept out for a while (PerSourcePenalties).
+    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)

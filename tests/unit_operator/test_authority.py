@@ -1,0 +1,257 @@
+"""The certificate authority itself, on this machine in a folder of its own: rotation, revocation, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from beowulf import deploy
+from beowulf.process import ROOT, environment, output, tool
+
+# Nothing is installed here: the packages are said to be there.
+KNOW = """#!/usr/bin/python3
+import json
+names = ("openssh-client", "openssl", "python3-bcrypt", "python3-cryptography")
+print(json.dumps({"changed": False, "ansible_facts": {"packages": dict.fromkeys(names, [])}}))
+"""
+# Keys of OpenSSH's (a loop over pairs) are not encrypted here: for that, Python needs bcrypt, which only the deployer has.
+PASSPHRASE = "{{ '' if item is defined and item is not string else 'secret words' }}"
+PLAYBOOK = """
+- hosts: psi
+  gather_facts: false
+  tasks:
+    - know:
+    - import_role: {name: ca}
+- hosts: all
+  gather_facts: false
+  tasks:
+    - import_role: {name: ca, tasks_from: bring}
+    - import_role: {name: ca, tasks_from: sign}
+      when: __ca_answers
+"""
+TURN = """
+- hosts: all
+  gather_facts: false
+  any_errors_fatal: true
+  tasks:
+    - import_role: {name: ca, tasks_from: turn}
+"""
+
+
+class Authority:
+    """Two nodes, psi and gamma, of which psi is the authority; a port that is open as long as it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca, self.controller = folder / "ca", folder / "controller"
+        (folder / "library").mkdir()
+        (folder / "library" / "know").write_text(KNOW)
+        for node in ("psi", "gamma"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / f"key.{node}")], check=True)
+        self.listen()
+
+    def listen(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+
+    def run(self, playbook: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
+        every = {
+            "ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False,
+            "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi",
+            "ca_nodes": ["psi", "gamma"], "ca_domain": "lab.internal",
+            "ca_subnet": "10.77.0.0/24", "ca_folder": str(self.ca), "ca_passphrase": PASSPHRASE, "ca_public_dir": str(self.controller),
+            "ca_requests": [{"name": "host-{{ inventory_hostname }}", "type": "host", "hours": 1000,
+                             "key": f"{self.folder}/key.{{{{ inventory_hostname }}}}", "principals": ["{{ inventory_hostname }}"]}],
+        }  # fmt: skip
+        (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": {}, "gamma": {}}, "vars": every}}))
+        (self.folder / "play.yml").write_text(playbook)
+        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
+                          ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
+                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml", ANSIBLE_LIBRARY=str(self.folder / "library"),
+                          ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
+        return output([tool("ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), f"--limit={limit}",
+                       f"--extra-vars={json.dumps(variables)}"], env=env, timeout=120)  # fmt: skip
+
+    def works(self, *arguments: str, **variables: object) -> str:
+        result = self.run(*arguments, **variables)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    def state(self) -> dict[str, int]:
+        return json.loads((self.ca / "ssh" / "generations.json").read_text())
+
+    def trusted(self, place: Path) -> list[str]:
+        """Which keys a list of trusted ones has, by their numbers."""
+        return [line.split()[2].rpartition(".")[2] for line in place.read_text().splitlines()]
+
+    def signer(self, node: str) -> str:
+        """The number of the key that signed the certificate of a node."""
+        shown = subprocess.run(["ssh-keygen", "-L", "-f", str(self.ca / "certificates" / f"host-{node}-cert.pub")],
+                               capture_output=True, text=True, check=True).stdout  # fmt: skip
+        for key in (self.ca / "ssh").glob("host_ca.*.pub"):
+            if subprocess.run(["ssh-keygen", "-l", "-f", str(key)], capture_output=True, text=True, check=True).stdout.split()[1] in shown:
+                return key.name.split(".")[1]
+        return "none of them"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An authority that has signed for both nodes."""
+    authority = Authority(tmp_path_factory.mktemp("made"))
+    authority.works()
+    return authority
+
+
+@pytest.fixture
+def authority(made, tmp_path):
+    """The same in a place of its own, to be changed."""
+    (tmp_path / "copy").mkdir()
+    copy = Authority(tmp_path / "copy")
+    for name in ("ca", "controller"):
+        shutil.copytree(made.folder / name, copy.folder / name)
+    for path in made.folder.glob("key.*"):
+        shutil.copy2(path, copy.folder / path.name)
+    return copy
+
+
+def test_what_is_made_once_stays(authority):
+    assert authority.state() == {"newest": 1, "oldest": 1, "signs": 1}
+    assert [authority.signer(node) for node in ("psi", "gamma")] == ["1", "1"]
+    assert "changed=0" in authority.works()
+
+
+def test_a_rotation_goes_on_where_it_was_interrupted_and_waits_for_everyone(authority):
+    # Until the step was taken the old key signs, and both are trusted: a node that does not come along keeps it from being taken.
+    refused = authority.run(PLAYBOOK + TURN + PLAYBOOK, limit="psi", ca_rotation="begin")
+    assert refused.returncode
+    assert "gamma did not come along" in " ".join(refused.stdout.split())
+    assert authority.state() == {"newest": 2, "oldest": 1, "signs": 1}
+    assert authority.trusted(authority.controller / "user_ca.pub") == ["1", "2"]
+    assert (authority.controller / "known_hosts").read_text().count("@cert-authority") == 2
+    assert authority.signer("psi") == "1"
+    assert (authority.controller / "user_ca").read_bytes() == (authority.ca / "ssh" / "user_ca.1").read_bytes()
+    authority.works()
+    assert authority.signer("gamma") == "1", "a deploy in between changes nothing"
+    # Nor may it be finished before that.
+    assert authority.run(TURN, ca_rotation="finish").returncode
+    assert authority.state()["oldest"] == 1
+    # Repeated, it makes no third key.
+    authority.works(PLAYBOOK + TURN + PLAYBOOK, ca_rotation="begin")
+    assert authority.state() == {"newest": 2, "oldest": 1, "signs": 2}
+    assert [authority.signer(node) for node in ("psi", "gamma")] == ["2", "2"]
+    assert authority.trusted(authority.controller / "user_ca.pub") == ["1", "2"]
+    assert (authority.controller / "user_ca").read_bytes() == (authority.ca / "ssh" / "user_ca.2").read_bytes()
+    # The old ones go, also when half of it was done before.
+    authority.works(TURN, ca_rotation="finish")
+    (authority.ca / "ssh" / "user_ca.1").unlink()
+    (authority.ca / "ssh" / "user_ca.1.pub").unlink()
+    authority.works()
+    assert authority.state() == {"newest": 2, "oldest": 2, "signs": 2}
+    assert sorted(path.name for path in (authority.ca / "ssh").glob("*_ca.*")) == [
+        "host_ca.2",
+        "host_ca.2.pub",
+        "user_ca.2",
+        "user_ca.2.pub",
+    ]
+    assert authority.trusted(authority.controller / "host_ca.pub") == ["2"]
+    assert "changed=0" in authority.works()
+
+
+def test_a_limited_run_of_a_controller_with_old_state_takes_nothing_back(authority):
+    old = {path.name: path.read_bytes() for path in authority.controller.iterdir()}
+    authority.works(ca_revoked=["id: ada"])
+    new = {name: (authority.controller / name).read_bytes() for name in ("revoked", "revoked.krl")}
+    assert new["revoked.krl"] != old["revoked.krl"]
+    for name, content in old.items():
+        (authority.controller / name).write_bytes(content)
+    authority.works(limit="gamma")
+    assert {name: (authority.controller / name).read_bytes() for name in new} == new
+
+
+def test_an_authority_out_of_an_old_backup_learns_what_was_revoked_since(authority):
+    for limit, line in (("all", "id: ada"), ("gamma", "serial: 17")):
+        before = (authority.ca / "revoked").read_text()
+        with (authority.controller / "revoked").open("a") as known:
+            known.write(f"{line}\n")
+        authority.works(limit=limit)
+        assert (authority.ca / "revoked").read_text() == f"{before}{line}\n"
+        krl = subprocess.run(
+            ["ssh-keygen", "-Q", "-l", "-f", str(authority.controller / "revoked.krl")], capture_output=True, text=True, check=True
+        )
+        assert line in krl.stdout
+
+
+def test_keys_out_of_an_old_backup_are_told_to_nobody(authority):
+    (authority.controller / "generations.json").write_text('{"newest": 2, "oldest": 2, "signs": 2}')
+    before = (authority.controller / "user_ca.pub").read_bytes()
+    refused = authority.run(limit="gamma")
+    assert refused.returncode
+    assert "brought back from a backup that is older" in " ".join(refused.stdout.split())
+    (authority.ca / "public" / "user_ca.pub").write_text("changed\n")
+    authority.run(limit="gamma")
+    assert (authority.controller / "user_ca.pub").read_bytes() == before
+
+
+def test_while_the_authority_is_away_all_is_left_as_it_is(authority):
+    (authority.ca / "public" / "user_ca.pub").write_text("changed\n")
+    before = {path.name: path.read_bytes() for path in authority.controller.iterdir()}
+    authority.listener.close()
+    said = " ".join(authority.works(limit="gamma").split())
+    assert "psi does not answer: whom the nodes trust, and what is revoked, is left as it is" in said
+    assert {path.name: path.read_bytes() for path in authority.controller.iterdir()} == before
+
+
+def certificate(path: Path, *questions: str) -> str:
+    return subprocess.run(["openssl", "x509", "-noout", *questions, "-in", str(path)], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_intermediate_is_signed_again_at_half_of_its_life_with_the_same_key(authority):
+    place, root = authority.ca / "tls" / "intermediate.crt", authority.ca / "tls" / "root.crt"
+    before = {question: certificate(place, question) for question in ("-pubkey", "-subject", "-serial")}
+    kept = root.read_bytes()
+    # It lasts 730 days: the half of 1400 is not over, that of 1500 is.
+    assert "changed=0" in authority.works(ca_intermediate_days=1400)
+    authority.works(ca_intermediate_days=1500)
+    after = {question: certificate(place, question) for question in before}
+    assert (after["-pubkey"], after["-subject"]) == (before["-pubkey"], before["-subject"])
+    assert after["-serial"] != before["-serial"]
+    assert root.read_bytes() == kept
+    subprocess.run(["openssl", "verify", "-CAfile", str(root), str(place)], check=True, capture_output=True)
+
+
+TAKE = """
+- hosts: localhost
+  gather_facts: false
+  become: false
+  vars_files: [{role}/vars/main.yml]
+  tasks:
+    - ansible.builtin.copy:
+        src: {new}
+        dest: {old}
+        mode: "0644"
+        validate: sh -c {{{{ __sshd_grows | replace('/etc/ssh/cluster/revoked', '{old}') | quote }}}} %s
+"""
+
+
+def test_a_node_takes_no_list_that_lacks_something_of_its_own(tmp_path):
+    (tmp_path / "play.yml").write_text(TAKE.format(role=ROOT / "roles/sshd", new=tmp_path / "new", old=tmp_path / "old"))
+    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1")
+
+    def offered(*lines: str) -> str:
+        (tmp_path / "new").write_text("".join(f"{line}\n" for line in ("# What is revoked", *lines)))
+        result = output([tool("ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")], env=env)
+        return result.stdout if result.returncode else ""
+
+    assert not offered("id: ada")
+    assert not offered("id: ada", "serial: 17")
+    kept = (tmp_path / "old").read_text()
+    said = offered("id: adalbert", "serial: 17", "serial: 18")
+    assert "id: ada\n" in said
+    assert "the authority does not know" in " ".join(said.split())
+    assert (tmp_path / "old").read_text() == kept
+    assert not offered("serial: 17", "id: ada", "serial: 18")
