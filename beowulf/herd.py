@@ -29,7 +29,7 @@ JOBS = "/srv/jobs"
 LOST = 255
 """What ssh ends with when it did not reach the node, or lost it."""
 
-# Runs "$@" in the folder $1 and ends it when the standard input does: with the connection, whoever ended that.
+# Runs "$@" in the folder $1 and ends it when the standard input does: with the connection, whoever ended that. 255 is ssh's own word.
 ATTENDED = """
 cd "$1" || exit; shift
 exec 3<&0
@@ -37,20 +37,13 @@ exec 3<&0
 { read -r _ <&3; kill -TERM $child; } >/dev/null 2>&1 & watch=$!
 wait $child; code=$?
 kill $watch 2>/dev/null
+[ $code -ne 255 ] || code=254
 exit $code
 """
 
-# Runs on the first node as the user of MPI; $1 is the folder of the job, the rest are the other nodes.
-SHARE = """
-folder=$1; shift
-for node; do
-    ssh -n "$node" test -e "$folder/." || tar -C "$folder" -c . | ssh "$node" "mkdir -m 0700 '$folder' && tar -C '$folder' -x" || exit
-done
-"""
-FORGET = """
-folder=$1; shift
-for node; do ssh -n "$node" rm -rf "$folder"; done
-rm -rf "$folder"
+# Says on a node whether a job can run there: its folder is one that the user of MPI may write to, and who serves it answers.
+READY = f"""
+timeout 20 sudo -u {USER} test -w {JOBS} || {{ echo "{JOBS} is not there for the user {USER}: ./bootstrap verify --only jobs"; exit 1; }}
 """
 
 # Without contraction the same numbers on every architecture.
@@ -183,12 +176,17 @@ def places(herd: Mapping[str, int], ranks: int, per_node: int = 0) -> tuple[int,
 
 @contextlib.contextmanager
 def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> Iterator[str]:
-    """Make a folder with the files on the first of the nodes, and give it away; remove it from all of them in the end."""
-    # Where it is missing, it is no shared one.
-    made = ask_all(cluster, nodes, f"test -d {JOBS} || sudo install -d -o {USER} -g {USER} {JOBS}")
-    if failed := [str(answer) for answer in made.values() if isinstance(answer, Failure)]:
+    """Make a folder with the files that all of the nodes see, and give it away; remove it in the end.
+
+    Raises Refusal when one of the nodes has no part in the shared folder, and Failure when one cannot be reached.
+    """
+    if alone := [node for node in nodes if node not in cluster.derived.groups["jobs"]]:
+        what = f"{', '.join(alone)} {'do' if len(alone) > 1 else 'does'} not share {JOBS} (`jobs: false` in the rack file)"
+        raise Refusal(f"{what}, and ranks there would not find the program: remove `jobs: false`, or write `mpi: false` beside it.")
+    there = ask_all(cluster, nodes, READY)
+    if failed := [str(answer) for answer in there.values() if isinstance(answer, Failure)]:
         raise Failure("Not all nodes are ready:\n" + "\n".join(failed))
-    first, *others = nodes
+    first = nodes[0]
     name = re.sub(r"[^A-Za-z0-9_-]", "_", Path(next(iter(files))).stem)
     folder = ask(cluster, first, f"mktemp -d {JOBS}/{name}.XXXXXX", user=USER)
     try:
@@ -204,12 +202,7 @@ def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> It
             raise Failure(f"{first}: {last_words(sent.stderr)}")
         yield folder
     finally:
-        output(remote(cluster, first, FORGET, folder, *others, user=USER))
-
-
-def share(cluster: Cluster, nodes: Sequence[str], folder: str) -> None:
-    """Let all nodes see a folder of the first one: one that sees it already, because it is shared, is left alone."""
-    ask(cluster, nodes[0], SHARE, folder, *nodes[1:], user=USER, timeout=600)
+        output(remote(cluster, first, 'rm -rf "$1"', folder, user=USER))
 
 
 def command_for(cluster: Cluster, node: str, folder: str, name: str) -> list[str]:
@@ -236,7 +229,6 @@ def mpi(cluster: Cluster, file: str, ranks: int = 0, per_node: int = 0, words: S
     deal = ["-ppn", str(per_node)] if per_node else []
     with job(cluster, nodes, files) as folder:
         command = command_for(cluster, nodes[0], folder, next(iter(files)))
-        share(cluster, nodes, folder)
         code = attended(cluster, nodes[0], folder, ["mpiexec", *deal, "-n", str(ranks), *command, *words], user=USER)
         if fetch:
             bring(cluster, nodes[0], folder, Path(fetch), [*files, *(word.removeprefix("./") for word in command[-1:])])
@@ -264,7 +256,6 @@ def check(cluster: Cluster, as_json: bool = False) -> None:
     """Measure every node and every pair of nodes, and say what is wrong; fail if something is."""
     herd = list(slots(cluster, "mpi"))
     with job(cluster, herd, {"mpi_check.py": ROOT / "beowulf" / "mpi_check.py"}) as folder:
-        share(cluster, herd, folder)
         command = f'cd "$1" && mpiexec -ppn 1 -n {len(herd)} python3 -m mpi4py mpi_check.py'
         found = json.loads(ask(cluster, herd[0], command, folder, user=USER, timeout=1800))
     boards = {name: cluster.rack.nodes[name].board for name in herd}
@@ -320,11 +311,19 @@ def matrix(title: str, nodes: Sequence[str], values: Mapping[str, float], bad: S
     return [line.rstrip() for line in lines]
 
 
+def worst(values: Mapping[str, float], high_is_bad: bool) -> str:
+    """Return the pair with the worst figure, and the figure; it need not be bad."""
+    pair = (max if high_is_bad else min)(values, key=values.__getitem__)
+    return f"{pair.replace(' ', ' - ')}, {values[pair]:.1f}"
+
+
 def report(found: Mapping[str, Any]) -> list[str]:
     """Return what was measured as people read it."""
     nodes, latency, bandwidth = found["nodes"], found["latency_us"], found["bandwidth_mb_s"]
     lines = [*matrix("latency, µs", nodes, latency, outliers(latency, True)), ""]
     lines += [*matrix("bandwidth, MB/s", nodes, bandwidth, outliers(bandwidth, False)), ""]
+    if latency:
+        lines += [f"slowest way: {worst(latency, True)} µs", f"narrowest way: {worst(bandwidth, False)} MB/s", ""]
     lines += [f"{'speed, GFlop/s':<18}", *(f"{node:<18}{found['gflops'][node]:>9.2f}" for node in nodes), ""]
     total = found["allreduce"]
     lines.append(f"allreduce of 1 MiB: {'right' if total['right'] else 'WRONG'}, {total['ms']:.1f} ms")
@@ -336,6 +335,9 @@ def report(found: Mapping[str, Any]) -> list[str]:
 
 # What says how the objects of two compilers fit together, as the role distcc has it.
 COMPILER = "LC_ALL=C gcc -v 2>&1; g++ -dumpfullversion"
+ENOUGH = 3
+"""So many other nodes keep a client busy with preprocessing, which it does twice: for the cache, and for them."""
+PLACES = ".cache/beowulf-build"
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
 # $1 is yes for pump mode, $2 the log, $3 the servers; the rest is for make.
 BUILD = """
@@ -389,9 +391,14 @@ def same_compilers(answers: Mapping[str, str | Failure]) -> list[str]:
 
 
 def servers(hosts: str, addresses: Mapping[str, str], alive: Sequence[str], pump: bool) -> str:
-    """Return what DISTCC_HOSTS is to be: what a client's hosts file says, without the nodes that are not there."""
+    """Return what DISTCC_HOSTS is to be: what a client's hosts file says, without the nodes that are not there.
+
+    The client is the first of those that are `alive`. It compiles only where it has few others to preprocess for, or with `pump`, where
+    they do it themselves.
+    """
     kept = [word for line in hosts.splitlines() for word in line.partition("#")[0].split()]
-    wanted = {addresses[node] for node in alive}
+    others = alive[1:] if len(alive) > ENOUGH and not pump else alive
+    wanted = {addresses[node] for node in others}
     return " ".join(word + (",cpp,lzo" if pump else "") for word in kept if word.partition(":")[0] in wanted)
 
 
@@ -426,6 +433,11 @@ def made_table(made: Mapping[str, int], nodes: Iterable[str], from_cache: int, c
     return [*lines, f"{'from the cache':<24}{from_cache:>8}"]
 
 
+def place_of(tree: Path) -> str:
+    """Return the name of the folder of a tree on a node. The same each time: the cache knows objects with debugging information by it."""
+    return f"{tree.name}-{zlib.crc32(str(tree).encode()):08x}"
+
+
 def build(cluster: Cluster, folder: str, pump: bool = False, fetch: str = "", words: Sequence[str] = ()) -> None:
     """Compile a tree with all nodes of the herd, on the first one that is there; copy the tree back to `fetch`, if that is given."""
     tree = tree_of(folder)
@@ -446,16 +458,15 @@ def build(cluster: Cluster, folder: str, pump: bool = False, fetch: str = "", wo
         )
     addresses = {node: str(cluster.rack.nodes[node].address) for node in herd}
     hosts = servers(ask(cluster, client, "cat /etc/distcc/hosts"), addresses, alive, pump)
-    # The same folder each time: the cache knows objects with debugging information by it.
-    place = f"{tree.name}-{zlib.crc32(str(tree).encode()):08x}"
-    base = ask(cluster, client, 'mkdir -p "$HOME/.cache/beowulf-build/$1" && cd "$HOME/.cache/beowulf-build" && pwd', place)
+    place = place_of(tree)
+    base = ask(cluster, client, 'mkdir -p "$HOME/$2/$1" && cd "$HOME/$2" && pwd', place, PLACES)
     copy(cluster, client, f"{tree}/", f":{base}/{place}/", "--delete", "--exclude=.git", "--exclude=*.o")
     jobs = 2 * sum(herd[node] for node in alive)
     log = f"{base}/{place}.log"
     print(f"build {tree.name}: make -j{jobs} on {client}, {len(alive)} nodes, {base}/{place}", flush=True)
     command = ["bash", "-c", BUILD, "bash", "yes" if pump else "no", log, hosts, f"-j{jobs}", *words]
     code = attended(cluster, client, f"{base}/{place}", command)
-    lines = ask(cluster, client, 'grep -E "\\] compile " "$1" || true', log)
+    lines = ask(cluster, client, 'sed -n "/\\] compile /p" "$1"', log)
     hits = ask(cluster, client, 'cat "$1"', f"{log}.ccache")
     print("\n".join(made_table(made_by(lines, addresses), alive, cached(hits), client)), flush=True)
     if code:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -10,35 +11,7 @@ testinfra_hosts = ["ansible://distcc"]
 
 FILES = 6
 
-# A job by hand, as a client without manners would send it: connects from SOURCE and asks to run COMPILER.
-CLIENT = """
-import socket, sys
-
-server, port, source, compiler = sys.argv[1:]
-
-def token(name, data):
-    return b"%s%08x" % (name, len(data)) + data
-
-arguments = [compiler, "-c", "a.c", "-o", "a.o"]
-job = b"DIST%08xARGC%08x" % (1, len(arguments))
-job += b"".join(token(b"ARGV", argument.encode()) for argument in arguments)
-job += token(b"DOTI", b"int answer(void) { return 42; }\\n")
-reply = b""
-try:
-    with socket.create_connection((server, int(port)), 20, (source, 0)) as connection:
-        connection.sendall(job)
-        while data := connection.recv(65536):
-            reply += data
-except ConnectionResetError:
-    pass
-if b"\\x7fELF" in reply:
-    print("object")
-elif not reply:
-    print("nothing")
-else:
-    print("something", reply)
-"""
-
+CLIENT = (Path(__file__).resolve().parents[1] / "distcc_job.py").read_text(encoding="utf-8")
 PORT = 3632
 
 
@@ -58,8 +31,8 @@ def at(host, node):
 
 def jobs(host, mark):
     """The jobs of one test that this node's distccd has finished well."""
-    log = host.check_output("journalctl --unit distcc --since -5min --output cat --grep %s || true", mark)
-    return [line for line in log.splitlines() if "COMPILE_OK" in line]
+    log = host.check_output("journalctl --unit distcc --since -5min --output cat --no-pager")
+    return [line for line in log.splitlines() if mark in line and "COMPILE_OK" in line]
 
 
 def ask(host, compiler, source="", server=""):

@@ -8,6 +8,7 @@ import pytest
 
 from beowulf import herd, mpi_check
 from beowulf.__main__ import named
+from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 
 SLOTS = {"gamma": 4, "delta": 4, "zeta": 1}
@@ -80,6 +81,15 @@ def test_jobs_are_only_sent_to_nodes_that_are_there():
     hosts = "# Managed\n10.77.0.21:3632/4  # gamma\n10.77.0.22:3632/2  # delta\n"
     assert herd.servers(hosts, ADDRESSES, ["gamma", "delta"], False) == "10.77.0.21:3632/4 10.77.0.22:3632/2"
     assert herd.servers(hosts, ADDRESSES, ["delta"], True) == "10.77.0.22:3632/2,cpp,lzo"
+
+
+def test_a_client_with_three_others_to_preprocess_for_compiles_nothing_itself():
+    addresses = {name: f"10.77.0.{number}" for number, name in enumerate(["gamma", "delta", "epsilon", "zeta"], 21)}
+    hosts = "".join(f"{address}:3632/4\n" for address in addresses.values())
+    assert herd.servers(hosts, addresses, list(addresses), False) == "10.77.0.22:3632/4 10.77.0.23:3632/4 10.77.0.24:3632/4"
+    assert herd.servers(hosts, addresses, ["gamma", "delta", "zeta"], False).split()[0] == "10.77.0.21:3632/4"
+    # With pump the others preprocess, too.
+    assert herd.servers(hosts, addresses, list(addresses), True).split()[0] == "10.77.0.21:3632/4,cpp,lzo"
 
 
 @pytest.mark.parametrize(
@@ -185,6 +195,14 @@ def test_mistakes_are_refused_before_a_node_is_asked(operator, monkeypatch, argu
     assert words in result.stderr
 
 
+def test_a_node_that_does_not_share_the_folder_takes_no_part(monkeypatch):
+    monkeypatch.setattr(herd, "output", lambda *_: pytest.fail("a node was asked"))
+    lab = Cluster("lab")
+    monkeypatch.setitem(lab.derived.groups, "jobs", ["gamma", "delta"])
+    with pytest.raises(Refusal, match="epsilon, zeta do not share /srv/jobs"), herd.job(lab, NODES, {"a.py": herd.ROOT}):
+        pytest.fail("it went on")
+
+
 def test_a_tree_for_cmake_is_refused_with_the_reason(tmp_path):
     (tmp_path / "CMakeLists.txt").write_text("")
     with pytest.raises(Refusal, match="the nodes have no cmake"):
@@ -215,6 +233,8 @@ def attended(tmp_path, *command, end):
 
 def test_what_runs_on_a_node_ends_with_its_own_code_or_with_the_connection(tmp_path):
     assert attended(tmp_path, "sh", "-c", "pwd; exit 7", end=False) == (7, f"{tmp_path}\n", "")
+    # 255 is what ssh says when it lost the node.
+    assert attended(tmp_path, "sh", "-c", "exit 255", end=False)[0] == 254
     code, _output, _error = attended(tmp_path, "sleep", "60", end=True)
     assert code == 128 + 15
 
@@ -251,6 +271,21 @@ def test_the_cable_that_all_bad_ways_have_in_common_is_blamed():
     shown = herd.problems(found(bandwidth=bad), BOARDS)
     assert shown[0] == "bandwidth: all that is bad has zeta in it: look at its cable and its port of the switch"
     assert [line.split()[1:4] for line in shown[1:]] == [["gamma", "-", "zeta"], ["delta", "-", "zeta"], ["epsilon", "-", "zeta"]]
+
+
+def test_the_worst_way_is_told_even_when_none_is_bad():
+    shown = herd.report(found(latency={"delta zeta": 120.0}, bandwidth={"gamma zeta": 9.5}))
+    assert "slowest way: delta - zeta, 120.0 µs" in shown
+    assert "narrowest way: gamma - zeta, 9.5 MB/s" in shown
+    assert not any("way" in line for line in herd.report(found() | {"latency_us": {}, "bandwidth_mb_s": {}}))
+
+
+def test_of_two_bad_cables_each_way_is_named_and_nobody_is_blamed():
+    bad = {"gamma delta": 900.0, "epsilon zeta": 900.0}
+    assert [line.partition(" 900")[0] for line in herd.problems(found(latency=bad), BOARDS)] == [
+        "latency: gamma - delta",
+        "latency: epsilon - zeta",
+    ]
 
 
 def test_boards_are_compared_with_those_of_their_kind():

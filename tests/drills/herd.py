@@ -1,0 +1,253 @@
+"""The herd: who compiles and computes for others loses its power in the middle of it, and strangers get nothing compiled."""
+
+import base64
+import contextlib
+import lzma
+import shlex
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from beowulf import herd
+from beowulf.drill import Figure, Lab, drill
+from beowulf.errors import Failure
+from beowulf.process import ROOT, environment, tool
+
+PROJECT = "libtomcrypt"
+"""A library of 408 C files, which a plain Makefile builds with nothing but a compiler, in half a minute of a PC's processor."""
+FILES = 100
+WORDS = ("libtomcrypt.a", "CC=gcc", "SOURCE_DATE_EPOCH=1")
+"""What make is to do; one file says when it was compiled."""
+
+# Prints the sources of $1 as Debian has them: as root, because the cache of packages is asked the way that apt asks it on this node.
+SOURCES = """
+folder=$(mktemp -d) && trap 'rm -rf "$folder"' EXIT && chmod 755 "$folder" && cd "$folder" || exit
+mkdir -p parts lists/partial archives/partial || exit
+for file in /etc/apt/sources.list.d/*.sources; do
+    if [ -e "$file" ]; then sed 's/^Types:.*/Types: deb-src/' "$file" >"parts/${file##*/}" || exit; fi
+done
+for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+    if [ -e "$file" ]; then sed -n 's/^deb\\([[:space:]]\\)/deb-src\\1/p' "$file" >>parts/lists.list || exit; fi
+done
+set -- "$1" -q -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$folder/parts" -o "Dir::State::Lists=$folder/lists" \
+    -o "Dir::Cache=$folder"
+name=$1; shift
+{ apt-get "$@" update && apt-get "$@" source --download-only "$name"; } >log 2>&1 || { tail -n 5 log >&2; exit 1; }
+base64 -w 0 "$name"_*.orig.tar.xz
+"""
+CHECKSUMS = 'cd "$1" && find . -name "*.o" -exec sha256sum {} +'
+ALONE = """
+place=$1; shift
+cd "$place" && find . -name "*.o" -delete && make --silent -j "$(nproc)" "$@" CC=/usr/bin/gcc >/dev/null || exit
+"""
+
+RANKS = """
+import time
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+nodes = len(set(world.allgather(MPI.Get_processor_name())))
+if world.rank == 0:
+    print("computing on", nodes, "nodes", flush=True)
+while True:
+    world.allreduce(1)
+    time.sleep(0.1)
+"""
+
+
+def mates(lab: Lab, function: str) -> tuple[str, str]:
+    """Return the node on which a build or a job starts, and one that may die: the last one that does not hold the shared folder."""
+    first, *others = herd.slots(lab.cluster, function)
+    server = (lab.variables["rack_jobs_server"] or {}).get("name")
+    if not (mortal := [name for name in others if name != server]):
+        raise Failure(f"this drill needs a second node for {function}, and it may not be the server of the shared folder")
+    return first, mortal[-1]
+
+
+@contextlib.contextmanager
+def operator(lab: Lab, task: str, *words: str) -> Iterator[subprocess.Popen]:
+    """Run a task as a person does, while the body runs; what it says is in its `stdout`."""
+    command = [tool("invoke"), f"--search-root={ROOT}", task, f"--cluster={lab.cluster.name}", *words]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def ended(child: subprocess.Popen, seconds: float) -> str:
+    """Wait for the end of a task; return what it said. Raises Failure after so many seconds."""
+    try:
+        return child.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired as error:
+        child.kill()
+        raise Failure(f"after {seconds:.0f} s {child.args[2]} still runs: {child.communicate()[0].strip()[-500:]}") from error
+
+
+def said(child: subprocess.Popen, words: str, seconds: float) -> None:
+    """Wait until a task says something. Raises Failure when it ends before, or has not said it after so many seconds."""
+    seen = []
+    timer = threading.Timer(seconds, child.kill)
+    timer.start()
+    try:
+        for line in child.stdout:
+            seen.append(line)
+            if words in line:
+                return
+    finally:
+        timer.cancel()
+    raise Failure(f"{child.args[2]} did not say {words!r}: {''.join(seen).strip()[-500:]}")
+
+
+# Compiling
+
+
+def sources(lab: Lab, client: str) -> Path:
+    """Return the project's tree, which a node has fetched from the cluster's package cache, once for all runs."""
+    folder = lab.cluster.state / "drill-source"
+    if not folder.is_dir():
+        packed = base64.b64decode(lab.run(client, f"set -- {PROJECT}{SOURCES}", limit=300))
+        half = folder.with_suffix(".half")
+        if half.exists():
+            shutil.rmtree(half)
+        half.mkdir()
+        # Tar itself refuses to write outside of the folder.
+        subprocess.run(["tar", "-x", "-C", str(half), "--no-same-owner"], input=lzma.decompress(packed), check=True)
+        half.rename(folder)
+    return next(path for path in folder.iterdir() if (path / "makefile").is_file())
+
+
+def made(shown: str) -> dict[str, int]:
+    """Return what a build's table says: {node, or where else: objects}."""
+    _before, _head, table = shown.rpartition("objects\n")
+    rows = [line.rsplit(maxsplit=1) for line in table.splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
+
+
+@drill("14, distcc")
+def kill_distcc_server(lab: Lab):
+    """A library of 400 files is compiled by the herd; in a second build one of the nodes loses its power in the middle"""
+    client, victim = mates(lab, "distcc")
+    tree = sources(lab, client)
+    place = f"{herd.PLACES}/{herd.place_of(tree)}"
+    log = herd.ask(lab.cluster, client, 'echo "$HOME/$1.log"', place)
+
+    def objects() -> dict[str, str]:
+        lines = herd.ask(lab.cluster, client, CHECKSUMS, place).splitlines()
+        return {name: checksum for checksum, name in map(str.split, lines)}
+
+    def forget() -> None:
+        herd.ask(lab.cluster, client, 'rm -rf "$1" "$1.log" "$1.log.ccache"', place)
+
+    def built_by(address: str) -> int:
+        return int(lab.run(client, f"cat {shlex.quote(log)} 2>/dev/null | grep -c ' on {address}[:/].* completed ok$'", check=False) or 0)
+
+    # The cache would answer for the herd: this build does not ask it, and so does the next one.
+    build = ("build", str(tree), "--", *WORDS, "CCACHE_RECACHE=1")
+    forget()
+    try:
+        with operator(lab, *build) as child:
+            began = time.monotonic()
+            shown = ended(child, 600)
+            usual = time.monotonic() - began
+        if child.returncode:
+            raise Failure(f"the build with all nodes ended with {child.returncode}: {shown.strip()[-500:]}")
+        told, together = made(shown), objects()
+        herd.ask(lab.cluster, client, ALONE, place, *WORDS, timeout=600)
+        alone = objects()
+        yield Figure("objects", len(alone), FILES, unit="", least=True)
+        nodes = [name for name in herd.slots(lab.cluster, "distcc") if name != client]
+        yield Figure("share made by other nodes", sum(told.get(name, 0) for name in nodes) / max(1, len(alone)), 0.9, unit="", least=True)
+        yield Figure("made as a last resort", told.get(f"{client}, as a last resort", len(alone)), 0, unit="")
+        yield Figure("objects that differ from those of one node alone", len(set(alone.items()) ^ set(together.items())), 0, unit="")
+        yield Figure("build with all nodes", usual)
+
+        forget()
+        with operator(lab, *build) as child:
+            lab.until(lambda: built_by(lab.address[victim]) >= 5, 120, f"{victim} compiles")
+            lab.power_off(victim)
+            began = time.monotonic()
+            done = sum(built_by(lab.address[name]) for name in nodes)
+            patience = int(herd.ask(lab.cluster, client, 'echo "$DISTCC_IO_TIMEOUT"'))
+            shown = ended(child, 600)
+            took = time.monotonic() - began
+        if child.returncode:
+            lab.say(f"  {shown.strip()[-500:]}")
+        yield Figure("objects still to make when its power went", len(alone) - done, 50, unit="", least=True)
+        yield Figure("build without it ended with", child.returncode, 0, unit="")
+        yield Figure("objects missing or different", len(set(alone.items()) ^ set(objects().items())), 0, unit="")
+        # Who waits for the dead node waits as long as a job may take; the others go on.
+        yield Figure("build ended after", took, patience + 2 * usual + 10, loose=True)
+    finally:
+        if victim in lab.off:
+            lab.power_on(victim)
+        with contextlib.suppress(Failure):
+            forget()
+
+
+# Computing
+
+
+@drill("14, MPI")
+def lose_mpi_node(lab: Lab):
+    """A node with ranks of a parallel program loses its power; the program ends and says which node it was"""
+    _first, victim = mates(lab, "mpi")
+    nodes = list(herd.slots(lab.cluster, "mpi"))
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "drill_ranks.py")
+        program.write_text(RANKS, encoding="utf-8")
+        try:
+            with operator(lab, "mpi", str(program), "--per-node=1") as child:
+                said(child, f"computing on {len(nodes)} nodes", 120)
+                lab.power_off(victim)
+                began = time.monotonic()
+                shown = ended(child, 300)
+                took = time.monotonic() - began
+            yield Figure("error after", took, 60, loose=True)
+            yield Figure("ended as if all were well", float(child.returncode == 0), 0, unit="")
+            yield Figure("the lost node is named", float(victim in shown), 1, unit="", least=True)
+            others = [name for name in nodes if name != victim]
+            time.sleep(2)
+            ranks = "grep --files-with-matches '[d]rill_ranks' /proc/[0-9]*/cmdline 2>/dev/null | wc -l"
+            left = sum(int(lab.run(name, ranks)) for name in others)
+            yield Figure("ranks left on the other nodes", left, 0, unit="")
+        finally:
+            if victim in lab.off:
+                lab.power_on(victim)
+    there = f"timeout 5 runuser -u {herd.USER} -- test -w {herd.JOBS} && echo there"
+    lab.until(lambda: lab.run(victim, there, check=False) == "there", 60, f"{victim} is back")
+    with operator(lab, "mpi", str(ROOT / "examples" / "pi.py"), "--per-node=1", "--", "efficient", "100000") as again:
+        ended(again, 300)
+    yield Figure("the next program ended with", again.returncode, 0, unit="")
+
+
+# Strangers
+
+
+@drill("30, distcc")
+def foreign_jobs(lab: Lab):
+    """What is no compiler, and who is not of the LAN, gets nothing from distccd"""
+    program = (ROOT / "tests" / "distcc_job.py").read_text(encoding="utf-8")
+    outside = "192.0.2.1"  # of the documentation's network (RFC 5737)
+    answers = {}
+    for node in herd.slots(lab.cluster, "distcc"):
+        own = lab.address[node]
+
+        def ask(compiler: str, source: str = own, node: str = node, own: str = own) -> str:
+            return lab.run(node, shlex.join(["python3", "-c", program, own, "3632", source, compiler]))
+
+        answers |= {(node, name): ask(name) for name in ("gcc", "sh", "/bin/sh", "/usr/lib/distcc/gcc", "../../bin/sh")}
+        lab.run(node, f"ip address add {outside}/32 dev lo")
+        try:
+            answers[node, outside] = ask("gcc", outside)
+        finally:
+            lab.run(node, f"ip address del {outside}/32 dev lo")
+    yield Figure("taken", sum(answer != "nothing" for (_node, what), answer in answers.items() if what != "gcc"), 0, unit="")
+    idle = [node for (node, what), answer in answers.items() if what == "gcc" and answer != "object"]
+    yield Figure("nodes whose compiler did not run", len(idle), 0, unit="")
