@@ -13,7 +13,7 @@ from beowulf.process import ROOT, output, tool
 def site(lab: Lab, *options: str) -> dict:
     """Deploy the LAN servers; return the summary."""
     command = deploy.playbook(lab.cluster, "site", options=["--limit=lanservices", *options])
-    code, summary = deploy.run_playbooks(command, "drill", quiet=True)
+    code, summary = lab.play(command)
     if code or summary is None:
         raise Failure(f"the deploy failed ({code})")
     return summary

@@ -24,6 +24,7 @@ def state(lab: Lab, node: str) -> str:
 
 def figures(lab: Lab, watch, before: set[str], survivor: str):
     """Yield what every loss of a server is judged by."""
+    yield Figure("leases before", len(before), 1, unit="", least=True)
     yield Figure("leases lost", len(before - lab.leased(survivor)), 0, unit="")
     given = [sample[2] for sample in watch.answered("leases")]
     yield Figure("strangers given an address of the rack", len([one for one in given if one in lab.address.values()]), 0, unit="")
@@ -36,7 +37,7 @@ def kill_dhcp_server(lab: Lab):
     """The active DHCP server is killed and stays away"""
     active = lab.dhcp_server()
     other = lab.peer(active)
-    before = lab.leased(other)
+    before = lab.leased(active) | lab.leased(other)
     with lab.watching(lab.leases(), lab.looks_up()) as watch:
         lab.run(active, "systemctl mask --runtime --quiet kea-dhcp4-server; systemctl kill --signal KILL kea-dhcp4-server")
         try:
@@ -51,7 +52,7 @@ def kill_dhcp_server(lab: Lab):
 def without_power(lab: Lab, dead: str):
     """Take the power of one server and give it back; yield what the other one and a client made of it."""
     other = lab.peer(dead)
-    before = lab.leased(other)
+    before = lab.leased(dead) | lab.leased(other)
     with lab.watching(lab.leases(), lab.looks_up()) as watch:
         lab.power_off(dead)
         took = lab.until(lambda: state(lab, other) == "partner-down", 60, f"{other} serves alone")

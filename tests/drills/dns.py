@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 
-from beowulf import deploy
 from beowulf.drill import VIP, Figure, Lab, drill
 from beowulf.errors import Failure
 from beowulf.process import tool
@@ -28,10 +27,9 @@ def edited(lab: Lab, primary: str) -> Iterator[Path]:
         path.unlink()
 
 
-def site(path: Path) -> None:
+def site(lab: Lab, path: Path) -> None:
     """Deploy the LAN servers of a rack file."""
-    command = [tool("ansible-playbook"), "-i", str(path), "playbooks/site.yml", "--limit=lanservices"]
-    code, _summary = deploy.run_playbooks(command, "drill", quiet=True)
+    code, _summary = lab.play([tool("ansible-playbook"), "-i", str(path), "playbooks/site.yml", "--limit=lanservices"])
     if code:
         raise Failure(f"the deploy failed ({code})")
 
@@ -51,14 +49,14 @@ def promote_secondary(lab: Lab):
     try:
         with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
             with edited(lab, second) as path:
-                site(path)
+                site(lab, path)
             time.sleep(2)
         promoted = lab.run(second, f"dig +short @127.0.0.1 ns1.{lab.domain}")
         lab.until(lambda: len(set(serials(lab).values())) == 1, 20, "both servers have the same zone")
         after = serials(lab)
         role = lab.run(second, f"rndc zonestatus {lab.domain} | sed -n 's/^type: //p'")
     finally:
-        site(lab.cluster.path)
+        site(lab, lab.cluster.path)
     lab.until(lambda: len(set(serials(lab).values())) == 1, 20, "both servers have the same zone")
     back = serials(lab)
     yield Figure("promoted", float(role == "primary" and promoted == lab.address[second]), 1, unit="", least=True)
