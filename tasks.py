@@ -208,6 +208,22 @@ def rack_schema(c: Context) -> None:
     print(dump(schema()))
 
 
+@task(
+    help=CLUSTER
+    | {
+        "limit": "these nodes or groups only, as a pattern of Ansible's",
+        "console": "of a lab: by the console of the containers, which a node without an address has, too",
+        "json": "for machines",
+    },
+)
+@plainly
+def lynis(c: Context, cluster: str = DEFAULT, limit: str = "", console: bool = False, json: bool = False) -> None:
+    """Rate how hardened the nodes are, and say of every missing point why."""
+    from beowulf.lynis import rate
+
+    rate(find(cluster), limit=limit, console=console, as_json=json)
+
+
 @task(help=CLUSTER)
 @plainly
 def lab_up(c: Context, cluster: str = DEFAULT) -> None:
@@ -320,13 +336,19 @@ def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
     renew(find(cluster))
 
 
-@task(help=CLUSTER | {"finish": "drop the old keys: what they signed is refused from then on"})
+@task(
+    help=CLUSTER
+    | {
+        "finish": "drop the old keys: what they signed is refused from then on",
+        "force": "with --finish: also while another controller would be shut out",
+    },
+)
 @plainly
-def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False) -> None:
+def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False, force: bool = False) -> None:
     """Give the authority for SSH new keys, and sign everything again; nobody is refused on the way."""
     from beowulf.ca import rotate
 
-    rotate(find(cluster), finish)
+    rotate(find(cluster), finish, force=force)
 
 
 @task(help=CLUSTER | {"to": "one more copy into this folder, of a USB key say"})
@@ -363,37 +385,31 @@ def backup_list(c: Context, cluster: str = DEFAULT) -> None:
     backup.listing(find(cluster))
 
 
-@task()
+@task(help=CLUSTER | {"local": "those that this machine has kept, because there was no ARA on the deployer"})
 @plainly
-def ara_serve(c: Context) -> None:
-    """Start the server of the recorded runs, and print its address."""
-    print(recorded("start"))
+def ara_serve(c: Context, cluster: str = DEFAULT, local: bool = False) -> None:
+    """Print where the recorded runs are shown: on the deployer, or by a server that is started here."""
+    from beowulf import recording
+
+    recording.serve(find(cluster), local=local)
 
 
 @task()
 @plainly
 def ara_stop(c: Context) -> None:
-    """Stop the server of the recorded runs; the next run starts it again."""
-    print("stopped" if recorded("stop") else "it was not running")
+    """Stop this machine's server of the recorded runs; what needs it starts it again."""
+    from beowulf import recording
+
+    recording.stop()
 
 
-@task(help={"folder": "where to put the pages"}, positional=["folder"])
+@task(help=CLUSTER | {"folder": "where to put the pages", "local": "the runs that this machine has kept"}, positional=["folder"])
 @plainly
-def ara_report(c: Context, folder: str) -> None:
+def ara_report(c: Context, folder: str, cluster: str = DEFAULT, local: bool = False) -> None:
     """Write the recorded runs as static pages."""
-    recorded("report", Path(folder).absolute())
-    print(f"{Path(folder) / 'index.html'}")
+    from beowulf import recording
 
-
-def recorded(action: str, *args: object) -> object:
-    """Do something with the embedded ARA server."""
-    from beowulf import ara
-    from beowulf.errors import Failure
-
-    try:
-        return getattr(ara, action)(*args)
-    except ara.AraError as error:
-        raise Failure(f"The server of the recorded runs: {error}") from error
+    recording.report(find(cluster), Path(folder).absolute(), local=local)
 
 
 @task()
@@ -454,6 +470,7 @@ ns = Collection(
     verify,
     status,
     drill,
+    lynis,
     build,
     group("mpi", default=mpi, run=mpi, check=mpi_check),
     group("rack", check=rack_check, schema=rack_schema),

@@ -137,12 +137,17 @@ class Cluster:
     def ssh(self, node: str) -> list[str]:
         """Return the SSH command that reaches a node as Ansible does."""
         variables = self.variables
+        # ssh believes nobody when it is told of a list and there is none.
+        revoked = Path(variables["rack_state_dir"]) / "ca" / "revoked.krl"
         return [
             "ssh", "-i", variables["rack_ssh_private_key"], "-l", variables["rack_ssh_user"],
             "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=4",
+            # A node that loses its power says nothing: after half a minute of silence it counts as gone.
+            "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
             "-o", f"UserKnownHostsFile={variables['rack_state_dir']}/ssh/known_hosts",
             "-o", f"GlobalKnownHostsFile={variables['rack_state_dir']}/ca/known_hosts",
             "-o", f"CertificateFile={variables['rack_state_dir']}/ssh/id_ed25519-cert.pub",
             "-o", f"HostKeyAlias={node}.{self.rack.domain}",
+            *(["-o", f"RevokedHostKeys={revoked}"] if revoked.is_file() else []),
             str(self.rack.nodes[node].address),
         ]  # fmt: skip

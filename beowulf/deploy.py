@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from beowulf import ara, host, inventory, lock, secrets
+from beowulf import ca, host, inventory, lock, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -46,15 +45,29 @@ def strategy() -> dict[str, str]:
 def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tuple[int, dict[str, Any] | None]:
     """Run ansible-playbook with progress, unless quiet, and recording; return its exit code and, if it came that far, its summary."""
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
-        summary = Path(folder) / "summary.json"
+        summary, told = Path(folder) / "summary.json", Path(folder) / "recorded.json"
         env = environment(
             ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress",
             BEOWULF_PROGRESS_SUMMARY=str(summary),
             BEOWULF_TASK=task,
+            BEOWULF_ARA_TOLD_IN=str(told),
             **strategy(),
         )
         code = run(command, env, **({"stdout": subprocess.DEVNULL} if quiet else {}))
-        return code, json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else None
+        return code, with_recording(summary, told)
+
+
+def with_recording(summary: Path, told: Path) -> dict[str, Any] | None:
+    """Return the summary of a run, and in it where the run is recorded; None when it did not come that far."""
+    if not summary.exists():
+        return None
+    found = json.loads(summary.read_text(encoding="utf-8"))
+    # Whatever is wrong with the recording is no reason to fail.
+    with suppress(OSError, ValueError, AttributeError):
+        recorded = json.loads(told.read_text(encoding="utf-8"))
+        found["recorded"] = recorded.get("url")
+        found["notes"] = [*found.get("notes", ()), *([recorded["note"]] if "note" in recorded else [])]
+    return found
 
 
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
@@ -72,6 +85,8 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
             # A run of its own, so that it is recorded and told as one.
             lab(cluster, "lab.up")
     with lock.changing(cluster, "deploy"):
+        if not check:
+            ca.deliver(cluster)
         code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
     conclude("deploy", cluster, code, summary, check=check)
 
@@ -129,22 +144,6 @@ def failure(task: str, name: str, summary: Mapping[str, Any]) -> list[str]:
     return lines + [f"  note: {note}" for note in summary.get("notes", ())]
 
 
-def recording() -> str | None:
-    """Return where the last run can be looked at."""
-    server = os.environ.get("ARA_API_SERVER")
-    if not server:
-        local = ara.running()
-        server = local[1] if local else None
-    if not server:
-        return None
-    try:
-        opener = urllib.request.build_opener(*([] if os.environ.get("ARA_API_SERVER") else [urllib.request.ProxyHandler({})]))
-        with opener.open(f"{server}/api/v1/playbooks?limit=1&order=-id", timeout=2) as response:
-            return f"{server}/playbooks/{json.load(response)['results'][0]['id']}.html"
-    except (OSError, urllib.error.URLError, ValueError, LookupError):
-        return server
-
-
 def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | None, check: bool = False) -> None:
     """Say how it went, where to look and what to do next; raise unless all is well."""
     if code == INTERRUPTED:
@@ -154,8 +153,7 @@ def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | N
     if summary is None:
         raise Failure(f"{task} {cluster.name}: ansible-playbook ended with {code} before the end of a run; its message is above.")
     flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
-    where = recording()
-    recorded = [f"  recorded: {where}"] if where else []
+    recorded = [f"  recorded: {summary['recorded']}"] if summary.get("recorded") else []
     if code == 0:
         lines = success(task, cluster.name, summary, check) + recorded
         if task == "deploy" and not check:

@@ -154,6 +154,7 @@ class Lab:
         self.address = {name: str(node.address) for name, node in cluster.rack.nodes.items()}
         self.client = next(name for name, node in cluster.rack.nodes.items() if node.type == "compute")
         self.off: set[str] = set()
+        self.cuts = itertools.count(1)
 
     def run(self, node: str, command: str, check: bool = True, limit: float = 60) -> str:
         """Run a shell command on a node as root; return what it printed. Raises Failure when it fails, unless told not to check."""
@@ -226,18 +227,20 @@ class Lab:
 
     @contextlib.contextmanager
     def cut(self, node: str, *others: str, loss: int = 100) -> Iterator[None]:
-        """Let a node lose packets (percent) from and to other nodes while the body runs."""
+        """Let a node and others lose frames (percent) from each other while the body runs: whatever they carry, ARP like IP.
+
+        Each drops what it receives; a sender cannot tell whom a broadcast reaches.
+        """
         chance = "" if loss == 100 else f"numgen random mod 100 < {loss} "
-        rules = "".join(
-            f"add chain inet drill {hook} {{ type filter hook {hook} priority -300; }}\n"
-            + "".join(f"add rule inet drill {hook} ip {side} {self.address[other]} {chance}drop\n" for other in others)
-            for hook, side in (("input", "saddr"), ("output", "daddr"))
-        )
-        self.run(node, f"printf %s {shlex.quote('add table inet drill' + chr(10) + rules)} | nft --file -")
-        try:
+        table = f"drill_{next(self.cuts)}"
+        mac = {name: str(each.mac) for name, each in self.cluster.rack.nodes.items()}
+        with contextlib.ExitStack() as cut:
+            for receiver, senders in [(node, others), *((other, [node]) for other in others)]:
+                hook = f'type filter hook ingress device "{self.interface(receiver)}" priority -300'
+                chain = f"chain ingress {{ {hook}; ether saddr {{ {', '.join(mac[name] for name in senders)} }} {chance}drop; }};"
+                self.run(receiver, f"nft {shlex.quote(f'table netdev {table} {{ {chain} }}')}")
+                cut.callback(self.run, receiver, f"nft delete table netdev {table}")
             yield
-        finally:
-            self.run(node, "nft delete table inet drill")
 
     @contextlib.contextmanager
     def watching(self, *streams: Mapping[str, Any]) -> Iterator[Watch]:
@@ -263,6 +266,13 @@ class Lab:
         if child.returncode:
             raise Failure(f"the probe on {self.client} ended with {child.returncode}: {complaint.strip()[-500:]}")
         watch.samples = json.loads(shown)
+
+    def play(self, command: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+        """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as deploy.run_playbooks does."""
+        from beowulf import deploy, lock
+
+        with lock.changing(self.cluster, "drill"):
+            return deploy.run_playbooks(command, "drill", quiet=True)
 
     # Streams of questions
 
@@ -373,7 +383,7 @@ def run_one(lab: Lab, one: Drill) -> tuple[list[Figure], str]:
         lab.until_healthy()
         figures = list(one.body(lab))
         return [*figures, Figure("healthy again", lab.until_healthy())], ""
-    except Failure as error:
+    except (Failure, Refusal) as error:
         return [], str(error)
     finally:
         if lab.off:
@@ -405,16 +415,16 @@ def drills(cluster: Cluster, names: Sequence[str], repeat: int, quick: bool, as_
         kept = all(figure["ok"] or (quick and figure["loose"]) for figure in summary.values())
         results.append({"name": one.name, "row": one.row, "title": one.title, "repeat": repeat, "figures": summary,
                         "failures": reasons, "ok": kept and not reasons})  # fmt: skip
-    changed = redeploy(cluster)
+    changed = redeploy(lab)
     conclude(cluster, {"cluster": cluster.name, "started": began, "seconds": time.time() - began, "quick": quick, "changed": changed,
                        "drills": results, "ok": all(one["ok"] for one in results) and changed == 0}, as_json)  # fmt: skip
 
 
-def redeploy(cluster: Cluster) -> int:
+def redeploy(lab: Lab) -> int:
     """Deploy once more; return how much it changed: nothing, when the drills left all as it was."""
     from beowulf import deploy
 
-    code, summary = deploy.run_playbooks(deploy.playbook(cluster, "site"), "drill", quiet=True)
+    code, summary = lab.play(deploy.playbook(lab.cluster, "site"))
     if code or summary is None:
         raise Failure(f"The deploy after the drills failed ({code}): ./bootstrap deploy")
     return deploy.counts(summary)["changed"]

@@ -17,7 +17,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from beowulf.errors import Failure
+from beowulf.errors import Refusal
 from beowulf.process import environment
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 FILE = "/run/lock/beowulf-{cluster}"
 TAKEN = 75
 """Exit code for a lock that somebody else holds (EX_TEMPFAIL, sysexits.h)."""
+UNREACHABLE = 255
+"""Exit code of ssh for a connection that does not come about."""
 CONNECT = 2
 """Seconds for a deployer that does not answer: there is none yet, or it is lost, and then nobody else can change anything from it."""
 
@@ -51,7 +53,7 @@ def told(text: str) -> str:
 
 @contextlib.contextmanager
 def changing(cluster: Cluster, task: str) -> Iterator[None]:
-    """Hold the lock of a cluster while the body runs. Raises Failure when somebody else has it."""
+    """Hold the lock of a cluster while the body runs. Raises Refusal when somebody else has it: nothing was touched."""
     from beowulf.cluster import is_own
 
     deployer = cluster.variables["rack_deployer"]
@@ -72,7 +74,7 @@ def changing(cluster: Cluster, task: str) -> Iterator[None]:
         if first.strip() != "held":
             rest, _ = child.communicate(timeout=10)
             if child.returncode == TAKEN:
-                raise Failure(
+                raise Refusal(
                     f"{task} {cluster.name}: refused, {told(first + rest)}. A lock goes with whoever dies: wait, or end that run."
                 )
         yield

@@ -8,6 +8,7 @@ standard input ends, and then prints JSON: {name: [[time of asking (s since 1970
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -16,6 +17,8 @@ import struct
 import sys
 import threading
 import time
+import types
+from typing import Any
 
 INTERVAL = 0.05
 PATIENCE = 1.0
@@ -103,20 +106,23 @@ def lookups(stream: dict, stop: threading.Event) -> Samples:
     return samples
 
 
-def leases(stream: dict, stop: threading.Event) -> Samples:
-    """Take and return a lease as one stranger after the other; each asks as often as RFC 2131 has it, until it is given one."""
+def leases(dhcp: Any, stream: dict, stop: threading.Event) -> Samples:
+    """Take and return a lease as one stranger after the other; each asks as often as RFC 2131 has it, until it is given one.
+
+    `dhcp` has what module_utils/dhcp.py defines.
+    """
     samples: Samples = []
     while not stop.is_set():
         began = time.time()
         sample = [began, None, ""]
         samples.append(sample)
-        with Conversation(stream["interface"]) as client:  # noqa: F821  # module_utils/dhcp.py
+        with dhcp.Conversation(stream["interface"]) as client:
             for wait in RETRIES:
-                client.send(DISCOVER)  # noqa: F821
+                client.send(dhcp.DISCOVER)
                 until = time.monotonic() + wait
-                for offer in client.replies({OFFER}, wait):  # noqa: F821
+                for offer in client.replies({dhcp.OFFER}, wait):
                     answer = client.request(offer, max(0.1, until - time.monotonic()))
-                    if answer and answer["options"][MESSAGE_TYPE][0] == ACK:  # noqa: F821
+                    if answer and answer["options"][dhcp.MESSAGE_TYPE][0] == dhcp.ACK:
                         sample[1:] = [time.time() - began, answer["address"]]
                         client.release(answer)
                     break
@@ -128,16 +134,17 @@ def leases(stream: dict, stop: threading.Event) -> Samples:
     return samples
 
 
-KINDS = {"dns": datagrams, "ntp": datagrams, "lookup": lookups, "lease": leases}
+KINDS = {"dns": datagrams, "ntp": datagrams, "lookup": lookups}
 
 
-def main() -> None:
-    """Ask until the input ends."""
+def main(dhcp: Any) -> None:
+    """Ask until the input ends; `dhcp` has what module_utils/dhcp.py defines, if anybody asks for leases."""
+    kinds = KINDS | {"lease": functools.partial(leases, dhcp)}
     stop = threading.Event()
     results: dict[str, Samples] = {}
 
     def follow(stream: dict) -> None:
-        results[stream["name"]] = KINDS[stream["kind"]](stream, stop)
+        results[stream["name"]] = kinds[stream["kind"]](stream, stop)
 
     threads = [threading.Thread(target=follow, args=(stream,), daemon=True) for stream in json.loads(sys.argv[1])["streams"]]
     for thread in threads:
@@ -152,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(types.SimpleNamespace(**globals()))

@@ -42,3 +42,15 @@ def test_nothing_switches_host_keys_off_or_ignores_errors():
             text = path.read_text(encoding="utf-8")
             assert "ignore_errors" not in text, path
             assert "StrictHostKeyChecking=no" not in text, path
+
+
+def test_what_is_prefetched_is_installed_by_a_role():
+    """The list is written down twice because a role's own is not known before it runs."""
+    parts = [path for role in ROLES for folder in ("defaults", "tasks", "vars") for path in (role / folder).rglob("*.yml")]
+    named = set(re.findall(r"[\w.+-]+", "\n".join(path.read_text(encoding="utf-8") for path in parts)))
+    variables = [read(path) for path in (ROOT / "inventory" / "group_vars").glob("*.yml")]
+    prefetched = {package for found in variables for package in found.get("prefetch_packages", ())}
+    assert prefetched
+    assert prefetched <= named, "no role installs these"
+    assert set(read(ROOT / "roles/distcc/vars/main.yml")["__distcc_packages"]) <= prefetched
+    assert set(read(ROOT / "roles/mpi/defaults/main.yml")["mpi_python_packages"]) <= prefetched

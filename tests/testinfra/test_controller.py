@@ -1,8 +1,12 @@
 """The deployer is a controller like the admin's machine."""
 
-import json
+import os
+import shlex
 import subprocess
 from pathlib import Path
+
+from beowulf import recording
+from beowulf.cluster import Cluster
 
 testinfra_hosts = ["ansible://controller"]
 
@@ -31,24 +35,50 @@ def test_has_a_commit_of_this_project(host):
     assert history.returncode == 0, deployed
 
 
-def test_caches_facts_in_redis_on_loopback_alone(host, rack):
+def ask_redis(host, *command):
+    """What Redis says to the user of the controller; the password goes by the environment of the client, which no other user may read."""
+    words = " ".join(shlex.quote(word) for word in command)
+    return host.check_output("sh -c %s", f'REDISCLI_AUTH="$(cat /etc/beowulf/redis-password)" redis-cli {words}')
+
+
+def test_caches_facts_in_redis(host, rack):
     own = rack["rack_deployer"]["name"]
-    host.check_output("redis-cli --scan --pattern %s | xargs --no-run-if-empty redis-cli del", f"*facts*{own}")
+    for key in ask_redis(host, "--scan", "--pattern", f"*facts*{own}").splitlines():
+        ask_redis(host, "del", key)
     answer = in_project(host, f"ansible {own} -m ansible.builtin.setup -a gather_subset=min")
     assert answer.rc == 0, answer.stdout + answer.stderr
-    [key] = host.check_output("redis-cli --scan --pattern %s", f"*facts*{own}").splitlines()
-    assert "ansible_nodename" in host.check_output("redis-cli get %s", key)
-    listening = host.check_output("ss --listening --tcp --numeric --no-header sport = :6379").splitlines()
-    assert {line.split()[3] for line in listening} <= {"127.0.0.1:6379", "[::1]:6379"}
+    assert "Redis does not serve" not in answer.stderr
+    [key] = ask_redis(host, "--scan", "--pattern", f"*facts*{own}").splitlines()
+    assert "ansible_nodename" in ask_redis(host, "get", key)
+
+
+def test_a_wrong_password_of_redis_costs_a_warning(host, rack):
+    """The run goes on, with facts in files."""
+    own = rack["rack_deployer"]["name"]
+    wrong = "f=$(mktemp); echo wrong > $f; export BEOWULF_REDIS_PASSWORD_FILE=$f BEOWULF_FACTS_FOLDER=$(mktemp -d)"
+    answer = in_project(host, f"{wrong}; ansible {own} -m ansible.builtin.setup -a gather_subset=min; rm -r $f $BEOWULF_FACTS_FOLDER")
+    assert answer.rc == 0, answer.stdout + answer.stderr
+    assert answer.stderr.count("Redis does not serve the fact cache") == 1
 
 
 def test_records_the_runs_that_are_made_there(host, rack):
+    """In the ARA of the deployer, by the same way as every other controller."""
     answer = in_project(host, "ansible-playbook playbooks/deployer.yml --tags=locate")
     assert answer.rc == 0, answer.stdout + answer.stderr
-    api = "http://127.0.0.1:8137/api/v1/playbooks"
-    [run] = json.loads(host.check_output(f"curl --silent --fail '{api}?limit=1&order=-id'"))["results"]
-    assert (Path(run["path"]).name, run["status"]) == ("deployer.yml", "completed")
-    labels = {label["name"] for label in json.loads(host.check_output(f"curl --silent --fail {api}/{run['id']}"))["labels"]}
+    assert "recorded on this machine" not in answer.stderr
+    server = recording.deployers(Cluster(os.environ["BEOWULF_CLUSTER"]))
+    [run] = server.get("/api/v1/playbooks?limit=1&order=-id")["results"]
+    assert (run["path"], run["status"]) == ("/srv/beowulf/playbooks/deployer.yml", "completed")
+    labels = {label["name"] for label in server.get(f"/api/v1/playbooks/{run['id']}")["labels"]}
     assert {f"cluster:{rack['rack_cluster']}", "tags:locate"} <= labels
-    page = host.check_output(f"curl --silent --fail http://127.0.0.1:8137/playbooks/{run['id']}.html")
-    assert "/srv/beowulf/playbooks/deployer.yml" in page
+
+
+def test_a_run_goes_on_while_ara_is_down(host):
+    """The controller's own server records it."""
+    host.check_output("sudo systemctl stop nginx")
+    try:
+        answer = in_project(host, "ansible-playbook playbooks/deployer.yml --tags=locate")
+    finally:
+        host.check_output("sudo systemctl start nginx")
+    assert answer.rc == 0, answer.stdout + answer.stderr
+    assert " ".join(answer.stderr.split()).count("This run is recorded on this machine, not by ARA on the deployer") == 1

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 testinfra_hosts = ["ansible://compute"]
 
 
@@ -52,13 +54,16 @@ print(json.dumps({{**describe(ack), "kind": kind}}))
     assert lease["domain"] == rack["rack_domain"]
 
 
-def test_offers_a_known_mac_its_own_address_and_nobody_else_does(host, hostvars, rack, python):
+@pytest.mark.parametrize("identifier", [None, b"\xffinstalled anew"], ids=["as it is", "installed anew"])
+def test_offers_a_known_mac_its_own_address_and_nobody_else_does(host, hostvars, rack, python, identifier):
+    """Whatever runs on it: option 61 (RFC 2132 section 9.14) is another one after an installation."""
     own = hostvars[host.backend.host]
+    options = [(61, identifier)] if identifier else []
     offers = python(
         host,
         f"""
 with Conversation({interface_of(host, own["rack_mac"])!r}, parse_mac({own["rack_mac"]!r})) as client:
-    print(json.dumps([describe(offer) for offer in client.discover(2)]))
+    print(json.dumps([describe(offer) for offer in client.discover(2, options={options!r})]))
 """,
     )
     assert {offer["address"] for offer in offers} == {own["rack_address"]}

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from tests.testinfra import browser
+
 testinfra_hosts = ["ansible://router"]
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -23,6 +25,7 @@ for path in {paths!r}:
         answers[path] = [0, str(error), ""]
 print(json.dumps(answers))
 """
+EVERYTHING = "[...document.querySelectorAll('body *')]"
 NOT_SERVED = [
     "/../etc/passwd",
     "/../../../../etc/passwd",
@@ -87,6 +90,22 @@ def test_both_servers_have_fresh_pages(rack, client, fetch, status):
         assert "text/html" in head
         assert "application/json" in json_head
         assert server["name"] in body
+
+
+@pytest.mark.parametrize("width", [360, 1280], ids=["phone", "desk"])
+def test_a_person_can_read_it(rack, width):
+    """In a real browser: it says who answers, fits the screen, is not too small to read, and complains of nothing."""
+    if not (command := browser.program()):
+        pytest.skip(f"no browser on this machine: none of {', '.join(browser.PROGRAMS)}")
+    with browser.browsing(command) as page:
+        page.open(f"http://{rack['rack_network']['vip']}/", width=width, height=800)
+        shown = page.evaluate("document.body.innerText")
+        assert any(server["name"] in shown for server in rack["rack_lanservices"])
+        assert rack["rack_network"]["vip"] in shown
+        assert page.evaluate("innerWidth") == width
+        assert page.evaluate(f"{EVERYTHING}.filter(e => e.getBoundingClientRect().right > innerWidth + 1).length") == 0
+        assert page.evaluate(f"Math.min(...{EVERYTHING}.map(e => parseFloat(getComputedStyle(e).fontSize)))") >= 12
+        assert page.complaints == []
 
 
 def test_tells_the_state_of_the_pair(rack, status):

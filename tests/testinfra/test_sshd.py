@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,6 @@ OPTIONS = (
     "ControlPath=none",
     "ConnectTimeout=10",
 )
-REVOKED = "revoked-by-the-tests"
 
 
 @pytest.fixture(scope="module")
@@ -167,13 +168,80 @@ def test_a_changed_host_key_ends_the_connection_without_a_question(cluster, key,
 
 def test_a_revoked_certificate_is_refused_by_every_node(cluster, key, signed, chosen, others, door):
     user = cluster.variables["rack_ssh_user"]
-    certificate = signed(user, name=REVOKED)
-    # As a person would: pytest's own environment knows another inventory.
-    env = {name: value for name, value in environment().items() if name != "ANSIBLE_INVENTORY_ENABLED"}
-    subprocess.run([tool("invoke"), "ca.revoke", REVOKED, "--cluster", cluster.name], cwd=ROOT, env=env, check=True, capture_output=True)
+    name = f"revoked-by-a-test-{uuid.uuid4().hex[:12]}"
+    certificate = signed(user, name=name)
+    assert try_it(cluster, others[0], key, certificate, door).returncode == 0
+    invoke(cluster, "ca.revoke", name)
     for node in others:
         refused(try_it(cluster, node, key, certificate, door))
     assert try_it(cluster, others[0], key, signed(user, name="another"), door).returncode == 0
+
+
+def invoke(cluster, *words):
+    """What a task prints, as a person would run it: pytest's own environment knows another inventory."""
+    env = {name: value for name, value in environment().items() if name != "ANSIBLE_INVENTORY_ENABLED"}
+    command = [tool("invoke"), *words, "--cluster", cluster.name]
+    return subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout
+
+
+def test_what_a_controller_signs_by_itself_is_in_the_list_until_it_is_revoked_and_as_revoked_then(cluster, key):
+    name = f"listed-by-a-test-{uuid.uuid4().hex[:12]}"
+    said = invoke(cluster, "ca.user", name, "--hours", "1", "--key", str(public(key)))
+
+    def listed():
+        return [one for one in json.loads(invoke(cluster, "ca.list", "--json")) if one["name"] == name]
+
+    [one] = listed()
+    assert f"serial {one['serial']}" in said
+    assert "revoked" not in one
+    assert f"{name}, serial {one['serial']}, would have been good for 1.0 h more" in invoke(cluster, "ca.revoke", name)
+    assert [one["revoked"] for one in listed()] == ["yes"]
+
+
+def test_a_limited_deploy_of_a_controller_with_old_state_takes_no_revocation_back(cluster, key, signed, others, door, node):
+    folder = cluster.state / "ca"
+    names = ("revoked", "revoked.krl", "user_ca.pub", "host_ca.pub", "known_hosts")
+    old = {name: (folder / name).read_bytes() for name in names}
+    name = f"revoked-by-a-test-{uuid.uuid4().hex[:12]}"
+    certificate = signed(cluster.variables["rack_ssh_user"], name=name)
+    invoke(cluster, "ca.revoke", name)
+    new = {name: (folder / name).read_bytes() for name in names}
+    target = others[-1]
+    before = node(target).check_output("find /etc/ssh/cluster -type f -exec sha256sum {} +")
+    try:
+        for name, content in old.items():
+            (folder / name).write_bytes(content)
+        invoke(cluster, "deploy", "--limit", target, "--tags", "sshd")
+        assert node(target).check_output("find /etc/ssh/cluster -type f -exec sha256sum {} +") == before
+        assert {name: (folder / name).read_bytes() for name in names} == new
+    finally:
+        for name, content in new.items():
+            (folder / name).write_bytes(content)
+    refused(try_it(cluster, target, key, certificate, door))
+
+
+def test_a_host_whose_key_is_revoked_is_not_believed_by_this_controller(cluster, others, node, tmp_path):
+    """With a list of the test's own in the place of the cluster's."""
+    target = others[0]
+    (tmp_path / "lines").write_text(f"key: {node(target).check_output('cat /etc/ssh/ssh_host_ed25519_key.pub')}\n")
+    subprocess.run(["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(tmp_path / "krl"), str(tmp_path / "lines")], check=True)
+    for krl, good in ((str(cluster.state / "ca" / "revoked.krl"), True), (str(tmp_path / "krl"), False)):
+        way = [part.replace(str(cluster.state / "ca" / "revoked.krl"), krl) for part in cluster.ssh(target)]
+        way[1:1] = ["-o", "BatchMode=yes", "-o", "ControlPath=none"]
+        result = subprocess.run([*way, "true"], capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+        assert (result.returncode == 0) is good, result.stderr
+        assert good or "revoked by file" in result.stderr
+
+
+def test_a_reload_that_a_killed_run_has_not_done_is_made_up_for(cluster, others, node):
+    """The file is newer than what the server has read: the next run sees that, and the one after it has nothing to do."""
+    host = node(others[-1])
+    host.check_output("touch /etc/ssh/sshd_config.d/10-cluster.conf")
+    newer = "find /etc/ssh/sshd_config.d/10-cluster.conf -newer /run/sshd.pid"
+    assert host.check_output(newer)
+    invoke(cluster, "deploy", "--limit", others[-1], "--tags", "sshd")
+    assert not host.check_output(newer)
+    assert ", 0 changed" in invoke(cluster, "deploy", "--limit", others[-1], "--tags", "sshd")
 
 
 def test_the_private_keys_of_the_authority_are_encrypted_wherever_they_are(cluster, node):
@@ -187,3 +255,14 @@ def test_the_private_keys_of_the_authority_are_encrypted_wherever_they_are(clust
     assert subprocess.run(
         ["ssh-keygen", "-y", "-P", "", "-f", str(cluster.state / "ca" / "user_ca")], capture_output=True, check=False
     ).returncode
+
+
+def test_every_host_offers_the_algorithms_of_the_hardening_guide_and_no_others(cluster, chosen, node):
+    """As ssh-audit sees it from here, without its test of many connections: whoever makes them is kept out for a while."""
+    for name in sorted(chosen):
+        release = node(name).system_info.release.partition(".")[0]
+        options = ["-j", "--skip-rate-test", "--timeout=10", f"--policy={ROOT / f'tests/ssh_audit/debian-{release}.txt'}"]
+        audit = [tool("ssh-audit"), *options, str(cluster.rack.nodes[name].address)]
+        done = subprocess.run(audit, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, (name, done.stdout, done.stderr)
+        assert json.loads(done.stdout)["passed"], (name, done.stdout)

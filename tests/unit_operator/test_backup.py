@@ -137,7 +137,6 @@ def runs(lab, monkeypatch):
         return 0, {"seconds": 1, "hosts": {}, "failures": []}
 
     monkeypatch.setattr(backup.deploy, "run_playbooks", record)
-    monkeypatch.setattr(backup.deploy, "recording", lambda: None)
     monkeypatch.setattr(backup.host, "require_lab", lambda: None)
     monkeypatch.setattr(Cluster, "lab_is_up", lambda self: True)
     monkeypatch.setattr(backup.deploy, "deploy", lambda cluster: ran.append(("deploy", {})))
@@ -187,7 +186,6 @@ def test_a_node_without_a_copy_is_told_from_a_backup_that_was_not_made(lab, monk
     failed = {"node": node, "state": "unreachable", "task": "t", "path": "p", "lines": []}
     summary = {"seconds": 1, "hosts": {node: {"failures": 0, "unreachable": 1, "changed": 0}}, "failures": [failed]}
     monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_: (4, summary))
-    monkeypatch.setattr(backup.deploy, "recording", lambda: None)
     with pytest.raises(Failure):
         backup.create(lab)
     assert ("The backup itself was made" in capsys.readouterr().out) is said

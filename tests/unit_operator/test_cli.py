@@ -10,7 +10,7 @@ CONTRACT = [
     *("ca.user", "ca.list", "ca.revoke", "ca.renew", "ca.rotate"),
     *("secrets.init", "secrets.show", "secrets.rotate"),
     *("ara.serve", "ara.report", "test", "test.lint", "test.unit", "test.cluster"),
-    *("mpi", "mpi.check", "build"),
+    *("mpi", "mpi.check", "build", "lynis"),
 ]
 
 

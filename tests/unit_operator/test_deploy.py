@@ -92,6 +92,20 @@ def test_ssh_reaches_a_node_as_ansible_does(lab):
     assert command.endswith(" 10.77.0.11")
 
 
+def test_a_host_whose_key_is_revoked_is_not_believed_as_soon_as_there_is_a_list(lab, tmp_path):
+    """And not before: ssh believes nobody when the list that it is told of is missing."""
+    lab.derived.all_vars["rack_state_dir"] = str(tmp_path)
+    ask = [tool("ansible"), "gamma", "-i", str(lab.path), "-m", "ansible.builtin.debug", "-a", "var=ansible_ssh_common_args"]
+    ask += ["-e", f"rack_state_dir={tmp_path}"]
+    (tmp_path / "ca").mkdir()
+    option = f"-o RevokedHostKeys={tmp_path}/ca/revoked.krl"
+    for there in (False, True):
+        if there:
+            (tmp_path / "ca" / "revoked.krl").touch()
+        assert (option in " ".join(lab.ssh("gamma"))) is there
+        assert (option in output(ask, env=environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal")).stdout) is there
+
+
 def test_a_deploy_keeps_one_python_on_each_node(monkeypatch):
     monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
     assert deploy.strategy()["ANSIBLE_STRATEGY"] == "beowulf.cluster.mitogen_linear"

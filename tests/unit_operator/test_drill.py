@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import base64
+import contextlib
+import importlib.util
 import json
 import math
+import os
 import socket
 import struct
 import subprocess
@@ -12,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import drill, drill_report
+from beowulf import deploy, drill, drill_report, herd, lock
 from beowulf.__main__ import named
 from beowulf.drill import Figure, Watch
 from beowulf.errors import Failure, Refusal
@@ -162,3 +166,85 @@ def test_drills_are_found_by_name_and_the_quick_ones_are_fewer():
 def test_names_of_drills_need_no_option():
     assert named(["drill", "a", "b", "--repeat", "3"]) == ["drill", "--name", "a", "--name", "b", "--repeat", "3"]
     assert named(["deploy", "--limit", "x"]) == ["deploy", "--limit", "x"]
+
+
+def drill_module(name):
+    spec = importlib.util.spec_from_file_location(name, drill.FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_a_build_is_read_as_it_is_printed():
+    table = herd.made_table({"delta": 12, "localhost": 3}, ["gamma", "delta"], 7, "a-name-that-is-long")
+    shown = "\n".join(["gcc -c objects", *table, ""])
+    assert drill_module("herd").made(shown) == {
+        "gamma": 0,
+        "delta": 12,
+        "a-name-that-is-long, as a last resort": 3,
+        "from the cache": 7,
+    }
+
+
+@pytest.mark.parametrize(("program", "right"), [("print('is it?', flush=True); print('it is', flush=True)", True), ("print('no')", False)])
+def test_a_drill_waits_until_a_task_says_something_and_not_for_ever(program, right):
+    said = drill_module("herd").said
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        if right:
+            said(child, "it is", 20)
+        else:
+            with pytest.raises(Failure, match=r"no$"):
+                said(child, "it is", 20)
+
+
+def test_a_drill_does_not_wait_for_a_silent_task():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.PIPE, text=True) as child:
+        began = time.monotonic()
+        with pytest.raises(Failure, match="did not say"):
+            drill_module("herd").said(child, "it is", 1)
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("kind", ["list", "sources"])
+def test_sources_are_asked_for_where_the_node_has_its_packages_from(tmp_path, kind):
+    """With an apt-get that shows what it was told to read."""
+    etc = tmp_path / "apt"
+    (etc / "sources.list.d").mkdir(parents=True)
+    text = {"list": "# deb x\ndeb [signed-by=/k] http://here/debian trixie main\n", "sources": "Types: deb\nURIs: http://here/debian\n"}
+    (etc / ("sources.list" if kind == "list" else "sources.list.d/debian.sources")).write_text(text[kind])
+    program = tmp_path / "apt-get"
+    program.write_text("#!/bin/sh\ncat parts/* >p_1.orig.tar.xz; touch p_1.orig.tar.xz.asc\n")
+    program.chmod(0o755)
+    script = drill_module("herd").SOURCES.replace("/etc/apt", str(etc))
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(["sh", "-c", f"set -- p{script}"], capture_output=True, text=True, check=True, env=env)
+    shown = base64.b64decode(result.stdout).decode()
+    wanted = {"list": "deb-src [signed-by=/k] http://here/debian trixie main\n", "sources": "Types: deb-src\nURIs: http://here/debian\n"}
+    assert shown == wanted[kind]
+
+
+def test_what_a_drill_deploys_it_deploys_alone(monkeypatch):
+    """Nothing else runs playbooks in a drill."""
+    told = []
+
+    @contextlib.contextmanager
+    def changing(cluster, task):
+        told.append(f"locked for {task}")
+        yield
+        told.append("free")
+
+    monkeypatch.setattr(lock, "changing", changing)
+    monkeypatch.setattr(deploy, "run_playbooks", lambda *_, **__: told.append("ran") or (0, None))
+    lab = Broken()
+    lab.cluster = None
+    assert lab.play(["ansible-playbook"]) == (0, None)
+    assert told == ["locked for drill", "ran", "free"]
+    for path in [*drill.FOLDER.glob("*.py"), Path(drill.__file__)]:
+        assert path.read_text(encoding="utf-8").count("run_playbooks(") == (path == Path(drill.__file__)), path
+
+
+def test_a_drill_that_somebody_else_keeps_from_deploying_has_failed():
+    def body(lab):
+        raise Refusal("psi runs ca.renew")
+
+    assert drill.run_one(Broken(), drill.Drill("x", "1", True, body)) == ([], "psi runs ca.renew")

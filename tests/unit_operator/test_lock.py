@@ -3,10 +3,13 @@
 import json
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from beowulf import cluster as clusters
 from beowulf import lock
+from beowulf.errors import Refusal
 
 
 @pytest.fixture
@@ -64,3 +67,16 @@ def test_the_lock_of_one_who_was_killed_is_no_lock(path):
 @pytest.mark.parametrize("text", ["", "{}", "no json", "[1]"])
 def test_a_holder_that_did_not_say_who_it_is_holds_it_all_the_same(text):
     assert "somebody else" in lock.told(text)
+
+
+def test_the_second_touches_nothing_and_ends_with_2(monkeypatch, tmp_path):
+    monkeypatch.setattr(lock, "FILE", str(tmp_path / "lock-{cluster}"))
+    monkeypatch.setattr(clusters, "is_own", lambda _address: True)
+    deployer = {"name": "psi", "address": "127.0.0.1"}
+    lab = SimpleNamespace(name="lab", rack=SimpleNamespace(cluster="lab"), variables={"rack_deployer": deployer})
+    said = r"deploy lab: refused, .+@.+ runs ca\.renew since 2"
+    began = time.monotonic()
+    with lock.changing(lab, "ca.renew"), pytest.raises(Refusal, match=said) as refused, lock.changing(lab, "deploy"):
+        pytest.fail("both change the cluster")
+    assert refused.value.code == 2
+    assert time.monotonic() - began < 2

@@ -20,7 +20,7 @@ from beowulf.errors import Refusal
 from beowulf.process import tool
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = "redis, ara_admin, ara_secret_key, ca, backup"
+NAMES = "redis, ara_admin, ara_secret_key, ca, backup, k3s, k3s_agent"
 LIMIT = 3.0
 """Seconds until a vault that does not open has stopped everything."""
 
@@ -128,7 +128,7 @@ def values(state):
 
 @pytest.mark.parametrize(
     ("arguments", "changed"),
-    [([], {"redis", "ara_admin", "ara_secret_key"}), (["redis"], {"redis"}), (["--password"], set())],
+    [([], {"redis", "ara_admin", "ara_secret_key", "k3s_agent"}), (["redis"], {"redis"}), (["--password"], set())],
 )
 def test_rotation_changes_these_and_says_what_follows(task, state, arguments, changed):
     SecretStore(state, "lab").create()

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import json
+import os
 import subprocess
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -103,6 +106,51 @@ def test_each_fault_is_named_and_alone(healthy, change, words):
     assert words in screen.getvalue()
 
 
+@pytest.fixture
+def herd(healthy):
+    """The same with k3s: gamma serves, delta is an agent."""
+    known = {name: {"version": "v1.34.3+k3s1", "ready": True} for name in ("gamma", "delta")}
+    healthy["nodes"]["gamma"]["k3s"] = known
+    healthy["nodes"]["delta"] = node("compute", "10.77.0.22")
+    return healthy | {"k3s_members": {"gamma": "server", "delta": "agent"}}
+
+
+def test_the_nodes_of_k3s_are_read():
+    text = "gamma v1.34.3+k3s1 True\ndelta v1.34.2+k3s1 Unknown\nnew v1.34.3+k3s1 \n"
+    assert status.k3s_nodes(text) == {
+        "gamma": {"version": "v1.34.3+k3s1", "ready": True},
+        "delta": {"version": "v1.34.2+k3s1", "ready": False},
+        "new": {"version": "v1.34.3+k3s1", "ready": False},
+    }
+    assert status.k3s_nodes("") == {}
+    assert status.k3s_nodes("down") is None
+
+
+def test_the_nodes_of_k3s_are_shown_when_there_are_any(herd, healthy):
+    lines = [line for line in shown(herd).splitlines() if "v1.34.3+k3s1" in line]
+    assert ["gamma" in lines[0], "server" in lines[0], "delta" in lines[1], "agent" in lines[1]] == [True] * 4
+    assert status.judge(herd)["healthy"]
+    herd["nodes"]["gamma"]["k3s"] = {}
+    assert "k3s" not in shown(herd)
+    assert status.judge(herd)["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s["nodes"]["gamma"].update(k3s=None), "k3s on gamma does not answer"),
+        (lambda s: s["nodes"]["gamma"]["k3s"]["delta"].update(ready=False), "delta is not ready in k3s"),
+        (lambda s: s["nodes"]["gamma"]["k3s"].pop("delta"), "delta is not in k3s"),
+        (lambda s: s["nodes"]["gamma"]["k3s"]["delta"].update(version="v1.33.7+k3s1"), "different versions: v1.33.7+k3s1, v1.34.3+k3s1"),
+    ],
+)
+def test_each_fault_of_k3s_is_named_and_alone(herd, change, words):
+    change(herd)
+    (problem,) = status.judge(herd)["problems"]
+    assert problem.endswith(words)
+    assert words in shown(herd)
+
+
 def test_the_age_of_the_last_backup_is_told(healthy):
     assert "last backup: lab-x, 60 min ago" in shown(healthy)
     assert status.judge(healthy)["last_backup"]["age"] == pytest.approx(3600, abs=5)
@@ -117,3 +165,97 @@ def test_no_backup_yet_is_a_note_and_no_fault(healthy):
 def test_of_a_deployer_that_is_down_it_is_not_said_that_it_has_no_backup(healthy):
     healthy["nodes"]["psi"] = {"type": "deployer", "address": "10.77.0.10", "up": False, "reason": "No route"}
     assert "last backup: unknown" in shown(healthy)
+
+
+DAY = 86400
+
+
+@pytest.fixture
+def trusting(healthy):
+    """The same with certificates, half of their life old at most, and one list of what is revoked."""
+    now = time.time()
+
+    def lasting(path, days):
+        return {"path": path, "first": now - days / 2 * DAY + 60, "last": now + days / 2 * DAY + 60}
+
+    for name, one in healthy["nodes"].items():
+        one["trust"] = {"certificates": [lasting(HOST, 60)], "revoked": {status.KRL: "a1"}}
+        if name in ("alpha", "beta"):
+            one["trust"]["certificates"].append(lasting(KEA, 90))
+    authority = healthy["nodes"]["psi"]["trust"]
+    authority["revoked"][status.AUTHORITY_KRL] = "a1"
+    authority["certificates"] += [lasting(INTERMEDIATE, 730), lasting(ROOT, 3650)]
+    return healthy
+
+
+HOST, _MPI = status.SSH_CERTIFICATES
+KEA, _ARA, INTERMEDIATE, ROOT = status.TLS_CERTIFICATES
+
+
+def ending(state, name, path, days):
+    [one] = [one for one in state["nodes"][name]["trust"]["certificates"] if one["path"] == path]
+    one["last"] = time.time() + days * DAY + 60
+
+
+def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
+    assert status.judge(trusting)["problems"] == []
+    ending(trusting, "gamma", HOST, 16)  # of some 46 days by now
+    ending(trusting, "psi", INTERMEDIATE, 31)
+    assert status.judge(trusting)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: ending(s, "gamma", HOST, 9), "the SSH certificate of gamma ends in 9 days, and was not renewed: ./bootstrap ca.renew"),
+        (lambda s: ending(s, "gamma", HOST, 0.5), "the SSH certificate of gamma ends in 12 h, and was not renewed: ./bootstrap ca.renew"),
+        (lambda s: ending(s, "alpha", KEA, -3), "the TLS certificate of DHCP of alpha ended 3 days ago: ./bootstrap ca.renew"),
+        (
+            lambda s: ending(s, "psi", INTERMEDIATE, 29),
+            "the TLS intermediate of psi ends in 29 days, and was not renewed: ./bootstrap ca.renew",
+        ),
+        (lambda s: ending(s, "psi", ROOT, 170), "the TLS root of psi ends in 170 days, and was not renewed: ./bootstrap ca.renew"),
+        (
+            lambda s: s["nodes"]["gamma"]["trust"]["revoked"].update({status.KRL: "b2"}),
+            "gamma does not know what the authority has revoked: ./bootstrap ca.renew",
+        ),
+    ],
+)
+def test_what_ends_soon_and_who_does_not_know_what_is_revoked_is_told_alone(trusting, change, words):
+    change(trusting)
+    assert status.judge(trusting)["problems"] == [words]
+    assert words in " ".join(shown(trusting).split())
+
+
+def test_without_the_authority_the_nodes_are_compared_with_each_other(trusting):
+    del trusting["nodes"]["psi"]["trust"]
+    assert status.judge(trusting)["problems"] == []
+    trusting["nodes"]["gamma"]["trust"]["revoked"][status.KRL] = "b2"
+    assert status.judge(trusting)["problems"] == ["the nodes do not agree on what is revoked, and the authority does not answer"]
+
+
+def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
+    """Of OpenSSH and of TLS, of a chain the part that ends first; what is not there is not told."""
+    (tmp_path / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (tmp_path / "sudo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for path in (HOST, KEA, status.KRL):
+        (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+    host = tmp_path / HOST[1:].removesuffix("-cert.pub")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host)], check=True)
+    subprocess.run(["ssh-keygen", "-q", "-s", str(host), "-I", "gamma", "-h", "-V", "-5m:+48h", f"{host}.pub"], check=True)
+    chain = b""
+    for days in ("90", "20"):
+        make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"]
+        chain += subprocess.run([*make, "-days", days, "-keyout", "/dev/null"], capture_output=True, check=True).stdout
+    (tmp_path / KEA[1:]).write_bytes(chain)
+    (tmp_path / status.KRL[1:]).write_text("list")
+    question = status.script({"addresses": "true", "trust": status.TRUST_ASK})
+    for folder in ("/etc/", "/home/", "/var/"):
+        question = question.replace(f" {folder}", f" {tmp_path}{folder}")
+    text = subprocess.run(["sh", "-s"], input=question, capture_output=True, text=True, check=False).stdout
+    found = status.trust(status.answers(text)["trust"].replace(str(tmp_path), ""))
+    ends = {one["path"]: round((one["last"] - time.time()) / 3600) for one in found["certificates"]}
+    assert ends == {HOST: 48, KEA: 480}
+    assert found["revoked"] == {status.KRL: hashlib.sha256(b"list").hexdigest()}
+    assert status.trust("no answer\nfile\nValid: forever\nNot Before:x") == {"certificates": [], "revoked": {}}

@@ -20,12 +20,13 @@ description:
     functions. C(nat) and C(bootstrap) hold the router; C(apt_cache), C(redis), C(ara), C(controller) and C(backup) the
     deployer; C(dhcp), C(dns) (with C(dns_primary) and C(dns_secondary)), C(ntp_server), C(vip), C(tftp), C(httpd) and
     C(backup_copy) the two lanservices nodes;
-    C(distcc), C(mpi) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute nodes that have them switched on.
+    C(distcc), C(mpi), C(jobs) (with C(jobs_server), one of them) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute
+    nodes that have them switched on.
   - "Variables of every host are C(rack_cluster), C(rack_domain), C(rack_dyn_domain), C(rack_timezone), C(rack_ssh_user),
     C(rack_ssh_private_key), C(rack_state_dir), C(rack_lab), C(rack_network), C(rack_nodes), C(rack_zones), C(rack_router),
     C(rack_deployer), C(rack_lanservices), C(rack_dhcp_servers), C(rack_dns_primary), C(rack_dns_secondaries),
-    C(rack_ntp_servers), C(rack_mpi_hosts), C(rack_distcc_hosts), C(rack_k3s_servers), C(rack_k3s_agents), C(rack_vrrp),
-    C(rack_dhcp), C(rack_ca), C(rack_registry)."
+    C(rack_ntp_servers), C(rack_mpi_hosts), C(rack_distcc_hosts), C(rack_jobs_server), C(rack_jobs_nodes), C(rack_k3s_servers),
+    C(rack_k3s_agents), C(rack_vrrp), C(rack_dhcp), C(rack_ca), C(rack_registry)."
   - "Variables of each host are C(ansible_host), C(rack_name), C(rack_fqdn), C(rack_type), C(rack_address), C(rack_mac),
     C(rack_board), C(rack_interface), C(rack_addressing), C(rack_uplink), C(rack_slots), C(rack_aliases), C(rack_functions); of a
     compute node also C(rack_k3s); of a lanservices node also C(rack_vrrp_priority), C(rack_dhcp_role), C(rack_dns_role),
@@ -138,6 +139,11 @@ options:
       mpi:
         description: Whether MPI runs on a compute node. True by default.
         type: bool
+      jobs:
+        description:
+          - The part of a compute node in the shared storage C(/srv/jobs), V(server), V(client) or V(false). At most one is the server.
+          - By default V(client); when no node is the server, the first one without this key.
+        type: raw
       slots:
         description: How many processes a compute node runs at once. By default 1 on an ARMv6 board, else 4.
         type: int
@@ -258,6 +264,13 @@ options:
     type: str
     env:
       - name: BEOWULF_REGISTRY_PASSWORD
+  registry_password_file:
+    description:
+      - File with the password of O(registry), which belongs to the user who runs Ansible and which nobody else may read.
+      - The deployer has one for its own Redis, which serves the fact cache as well. O(registry_password) goes before it.
+    type: path
+    env:
+      - name: BEOWULF_REDIS_PASSWORD_FILE
   strict:
     description: Whether a wrong expression in O(compose), O(groups) or O(keyed_groups) stops the run.
     type: bool
@@ -301,6 +314,8 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Constructable
 from ansible.template import trust_as_template
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file
 
 try:
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack import Inventory, Rack, RackError, derive, load_rack
@@ -363,8 +378,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
 
     def _discover(self, rack: Rack) -> None:
         try:
-            leases = fetch_leases(rack.registry, rack.cluster, self.get_option("registry_password"))
-        except RegistryDown as exc:
+            leases = fetch_leases(rack.registry, rack.cluster, self._registry_password())
+        except (RegistryDown, password_file.PasswordFileError) as exc:
             self.display.warning(f"The registry is down, strangers in the LAN are not in the inventory: {exc}")
             return
         strangers, wrong = discovered(rack, leases)
@@ -374,6 +389,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         for host, variables in strangers.items():
             self._add_host(host, variables)
             self.inventory.add_child("discovered", host)
+
+    def _registry_password(self) -> str | None:
+        path = self.get_option("registry_password_file")
+        return self.get_option("registry_password") or (password_file.read(path) if path else None)
 
     def _add_host(self, name: str, variables: dict[str, Any]) -> None:
         """Add a host with its variables as they are, past InventoryData's marking of every text as trusted and where it came

@@ -39,6 +39,7 @@ class Roles:
     primary: str
     secondary: str
     k3s: dict[str, str | bool]
+    jobs_server: str | None
 
 
 def derive(rack: Rack) -> Inventory:
@@ -65,6 +66,7 @@ def _assign(rack: Rack) -> Roles:
     first_is_primary = rack.nodes[pair[0]].dns == "primary" or (rack.nodes[pair[0]].dns is None and rack.nodes[pair[1]].dns != "primary")
     primary, secondary = pair if first_is_primary else reversed(pair)
     uses_k3s = any(node.k3s == "server" for node in rack.nodes.values())
+    jobs_server = _jobs_server(rack)
     functions: dict[str, list[str]] = {}
     k3s: dict[str, str | bool] = {}
     for name, node in rack.nodes.items():
@@ -75,9 +77,17 @@ def _assign(rack: Rack) -> Roles:
             default = "agent" if uses_k3s and node.board not in ARMV6 else False
             k3s[name] = default if node.k3s is None else node.k3s
             own += [switch for switch in ("distcc", "mpi") if getattr(node, switch) is not False]
+            own += ["jobs"] if node.jobs is not False else []
+            own += ["jobs_server"] if name == jobs_server else []
             own += ["k3s", f"k3s_{k3s[name]}"] if k3s[name] else []
         functions[name] = own
-    return Roles(functions, primary, secondary, k3s)
+    return Roles(functions, primary, secondary, k3s, jobs_server)
+
+
+def _jobs_server(rack: Rack) -> str | None:
+    """The node that holds /srv/jobs: the one that the file names, else the first that it says nothing of; None where nobody shares."""
+    herd = {name: node.jobs for name, node in rack.nodes.items() if node.type == "compute"}
+    return next((name for part in ("server", None) for name, own in herd.items() if own == part), None)
 
 
 def _host_vars(rack: Rack, roles: Roles, name: str, node: Node) -> dict[str, Any]:
@@ -104,7 +114,7 @@ def _host_vars(rack: Rack, roles: Roles, name: str, node: Node) -> dict[str, Any
         own["rack_vrrp_priority"] = node.vrrp_priority or (150 if name == pair[0] else 100)
         own["rack_dhcp_role"] = "primary" if name == roles.primary else "standby"
         own["rack_dns_role"] = "primary" if name == roles.primary else "secondary"
-        own["rack_peers"] = [_place(rack, other) for other in pair if other != name]
+        own["rack_peers"] = [{**_place(rack, other), "mac": rack.nodes[other].mac} for other in pair if other != name]
     return own
 
 
@@ -156,6 +166,8 @@ def _all_vars(rack: Rack, roles: Roles) -> dict[str, Any]:
             for name in doing("mpi")
         ],
         "rack_distcc_hosts": [{**_place(rack, name), "jobs": _slots(rack.nodes[name])} for name in doing("distcc")],
+        "rack_jobs_server": _place(rack, roles.jobs_server) if roles.jobs_server else None,
+        "rack_jobs_nodes": [_place(rack, name) for name in doing("jobs")],
         "rack_k3s_servers": [_place(rack, name) for name in doing("k3s_server")],
         "rack_k3s_agents": [_place(rack, name) for name in doing("k3s_agent")],
         "rack_vrrp": rack.vrrp.model_dump(),

@@ -21,14 +21,14 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import
 
 MAX_NODES = 10_000
 COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute": (1, MAX_NODES)}
-SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "slots"), "lanservices": ("dns", "vrrp_priority")}
+SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "jobs", "slots"), "lanservices": ("dns", "vrrp_priority")}
 FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches of a node add the others
     "router": ("nat", "bootstrap"),
     "deployer": ("apt_cache", "ca", "redis", "ara", "controller", "backup"),
     "lanservices": ("dhcp", "dns", "ntp_server", "vip", "tftp", "httpd", "backup_copy"),
     "compute": (),
 }
-SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "k3s", "k3s_server", "k3s_agent")
+SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "jobs", "jobs_server", "k3s", "k3s_server", "k3s_agent")
 GROUPS = (*TYPES, *(name for names in FUNCTIONS.values() for name in names), *SWITCHED)
 SERVICE_NAMES = ("vip", "ns1", "ns2", "ntp", "tftp", "ara", "k3s", "status", "gateway", "router", "deployer", "dyn")
 RESERVED = ("localhost", "all", "ungrouped", "discovered", *SERVICE_NAMES)
@@ -107,6 +107,7 @@ def check_relations(report: Report, rack: Rack) -> None:
     _check_timers(report, rack)
     _check_pairs(report, nodes)
     _check_k3s(report, nodes)
+    _check_jobs(report, nodes)
 
 
 def _check_names(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
@@ -357,6 +358,22 @@ def _check_k3s(report: Report, nodes: dict[str, Node]) -> None:
     elif agents and not servers:
         rule = f"makes an agent ({', '.join(agents)}), and no node of the file is a server"
         report.add(("nodes", agents[0], "k3s"), rule, "give one compute node `k3s: server`", value="agent")
+
+
+def _check_jobs(report: Report, nodes: dict[str, Node]) -> None:
+    """One node holds the folder that the others share; the first that may do it, unless the file says which."""
+    herd = [name for name, node in nodes.items() if node.type == "compute"]
+    written = {name: nodes[name].jobs for name in herd if "jobs" in report.source.data["nodes"][name]}
+    if None in written.values() or not report.clean(*(("nodes", name, "jobs") for name in written)):
+        return
+    servers = [name for name, part in written.items() if part == "server"]
+    clients = [name for name, part in written.items() if part == "client"]
+    if len(servers) > 1:
+        rule = f"makes {len(servers)} servers ({', '.join(servers[:9])}) of one shared folder"
+        report.add(("nodes", servers[-1], "jobs"), rule, "keep one of them, and remove `jobs` from the others", value="server")
+    elif clients and not servers and len(written) == len(herd):
+        rule = "leaves the shared folder without a server: no compute node is it, or may become it"
+        report.add(("nodes", clients[0], "jobs"), rule, "write server", value="client")
 
 
 def _placed(rack: Rack, nodes: dict[str, Node]) -> list[IPv4Address]:

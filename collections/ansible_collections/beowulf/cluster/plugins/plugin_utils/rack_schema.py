@@ -103,6 +103,8 @@ class Node(Model):
     """compute only: whether the node compiles for the others. Default: true."""
     mpi: Annotated[bool | None, PlainValidator(values.boolean), WithJsonSchema({"type": "boolean"})] = None
     """compute only: whether MPI runs on the node. Default: true."""
+    jobs: Annotated[str | bool | None, *_choice("server", "client", False)] = None
+    """compute only: the node's part in the shared folder /srv/jobs. Default: client; server for the first one, when nobody else is it."""
     slots: Annotated[int | None, *_number(1, 1024)] = None
     """compute only: how many processes the node runs at once. Default: the cores of its board."""
     dns: Annotated[str | None, *_choice("primary", "secondary")] = None

@@ -145,6 +145,23 @@ def lease(address: str, hostname: str = "stranger", seen: float | str = 1_700_00
     return json.dumps({"address": address, "hostname": hostname, "seen": seen})
 
 
+def test_the_password_of_the_registry_comes_from_its_file(
+    registry: Redis, rack_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file in which the deployer has the password of its Redis; others may not read it."""
+    password = tmp_path / "password"
+    password.write_text("hunter2\n")
+    monkeypatch.setenv("BEOWULF_REDIS_PASSWORD_FILE", str(password))
+    append(rack_file, f"registry: redis://127.0.0.1:{registry.connection_pool.connection_kwargs['port']}/0\n")
+    registry.hset("beowulf:lab:leases", "02:00:00:00:00:01", lease("10.77.0.200"))
+    password.chmod(0o600)
+    assert [host.name for host in parse(rack_file).groups["discovered"].hosts] == ["mac-02-00-00-00-00-01"]
+    password.chmod(0o644)
+    capsys.readouterr()
+    assert parse(rack_file).groups["discovered"].hosts == []
+    assert "others may read it" in " ".join(capsys.readouterr().err.split())
+
+
 def test_strangers_are_discovered_and_not_trusted(
     registry: Redis, rack_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +262,7 @@ def test_every_option_is_documented(tmp_path: Path) -> None:
 
     done = run("ansible-doc", "-t", "inventory", "-j", "beowulf.cluster.rack", cwd=tmp_path)
     options = json.loads(done.stdout)["beowulf.cluster.rack"]["doc"]["options"]
-    assert set(options) == {*Rack.model_fields, "registry_password"}
+    assert set(options) == {*Rack.model_fields, "registry_password", "registry_password_file"}
     for name, field in Rack.model_fields.items():
         inner = _inner_model(field.annotation)
         if inner and name not in ("keyed_groups",):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -52,7 +53,8 @@ def test_groups_of_the_lab(lab: Inventory) -> None:
         **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd", "backup_copy"), pair),
         "dns_primary": ["alpha"],
         "dns_secondary": ["beta"],
-        **dict.fromkeys(("compute", "distcc", "mpi"), herd),
+        **dict.fromkeys(("compute", "distcc", "mpi", "jobs"), herd),
+        "jobs_server": ["gamma"],
         "k3s_server": ["gamma"],
         "k3s_agent": ["delta", "epsilon", "zeta"],
     }
@@ -65,8 +67,34 @@ def test_switches_choose_the_functions(full: Inventory) -> None:
     assert full.groups["k3s_agent"] == ["c4", "c6"]
     assert "c6" not in full.groups["distcc"]
     assert "c5" not in full.groups["mpi"]
+    assert full.groups["jobs_server"] == ["c5"]
+    assert full.groups["jobs"] == ["c1", "c2", "c3", "c4", "c5", "old"]
     assert full.hosts["old"]["rack_k3s"] is False
     assert full.hosts["old"]["rack_slots"] == 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "server", "sharing"),
+    [
+        ({}, "gamma", ["gamma", "delta", "epsilon", "zeta"]),
+        ({"gamma": "client"}, "delta", ["gamma", "delta", "epsilon", "zeta"]),
+        ({"gamma": "false"}, "delta", ["delta", "epsilon", "zeta"]),
+        ({"zeta": "server"}, "zeta", ["gamma", "delta", "epsilon", "zeta"]),
+        (dict.fromkeys(("gamma", "delta", "epsilon", "zeta"), "false"), None, []),
+    ],
+)
+def test_the_server_of_the_shared_folder(
+    parts: dict[str, str], server: str | None, sharing: list[str], racks: Path, tmp_path: Path
+) -> None:
+    content = (racks / "good/lab.rack.yml").read_text()
+    for name, part in parts.items():
+        content = re.sub(rf"(  {name}: .*)}}", rf"\1, jobs: {part}}}", content)
+    path = tmp_path / "x.rack.yml"
+    path.write_text(content)
+    inventory = derive(load_rack(path))
+    assert inventory.groups["jobs_server"] == ([server] if server else [])
+    assert [node["name"] for node in inventory.all_vars["rack_jobs_nodes"]] == inventory.groups["jobs"] == sharing
+    assert (inventory.all_vars["rack_jobs_server"] or {}).get("name") == server
 
 
 def test_variables_of_a_lanservices_node(lab: Inventory) -> None:
@@ -87,7 +115,7 @@ def test_variables_of_a_lanservices_node(lab: Inventory) -> None:
         "rack_vrrp_priority": 100,
         "rack_dhcp_role": "standby",
         "rack_dns_role": "secondary",
-        "rack_peers": [{"name": "alpha", "address": "10.77.0.11"}],
+        "rack_peers": [{"name": "alpha", "address": "10.77.0.11", "mac": "b8:27:eb:00:00:11"}],
     }
 
 
@@ -130,6 +158,7 @@ def test_variables_of_all(lab: Inventory, racks: Path) -> None:
         "rack_ntp_servers": [{"name": "alpha", "address": "10.77.0.11"}, {"name": "beta", "address": "10.77.0.12"}],
         "rack_dns_primary": {"name": "alpha", "address": "10.77.0.11"},
         "rack_dns_secondaries": [{"name": "beta", "address": "10.77.0.12"}],
+        "rack_jobs_server": {"name": "gamma", "address": "10.77.0.21"},
         "rack_k3s_servers": [{"name": "gamma", "address": "10.77.0.21"}],
         "rack_vrrp": {"router_id": 51, "advert_interval": 0.3},
         "rack_ca": {"user_hours": 16, "host_days": 60, "key_type": "ed25519"},
@@ -219,7 +248,7 @@ def test_the_schema_accepts_good_racks(path: Path, validator: jsonschema.Draft20
 
 
 SINGLE_KEY = ["MAC", "subnet", "host name", "domain", "unknown word", "unknown or missing key", "timers", "CA", "VRRP", "YAML type"]
-SINGLE_KEY += ["serial"]
+SINGLE_KEY += ["serial", "jobs"]
 
 
 @pytest.mark.parametrize("kind", SINGLE_KEY)
