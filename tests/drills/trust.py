@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -114,6 +115,16 @@ def two_controllers(lab: Lab):
     yield Figure("refused after", took, 2, loose=True)
     yield Figure("refused with 2, told who and since when", float(second.returncode == 2 and told), 1, unit="", least=True)
     yield Figure("the first one was disturbed", float(code != 0), 0, unit="")
+
+
+@drill("two controllers")
+def other_controller(lab: Lab):
+    """The deployer deploys what the admin deployed last, and finds nothing to change"""
+    result = output(on_deployer(lab, "invoke deploy"), timeout=900)
+    told = re.search(r"(\d+) changed$", result.stdout + result.stderr, re.MULTILINE)
+    if result.returncode or not told:
+        raise Failure(f"the deploy from the deployer ended with {result.returncode}: {result.stdout.strip()[-500:]}")
+    yield Figure("changed by the deployer", float(told[1]), 0, unit="")
 
 
 def generations(lab: Lab) -> dict[str, int]:
