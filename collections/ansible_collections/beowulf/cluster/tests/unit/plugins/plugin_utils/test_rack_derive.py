@@ -170,6 +170,12 @@ def test_variables_of_all(lab: Inventory, racks: Path) -> None:
     assert [node["name"] for node in lab.all_vars["rack_nodes"]] == ["omega", "psi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
 
+def test_jobs_of_distcc_go_to_those_with_most_cores_first(full: Inventory) -> None:
+    """And to equals in the order of the file: clients prefer those that come first."""
+    order = [(host["name"], host["jobs"]) for host in full.all_vars["rack_distcc_hosts"]]
+    assert order == [("c4", 4), ("c5", 4), ("c1", 3), ("c2", 3), ("c3", 3), ("old", 1)]
+
+
 def test_paths_of_keys(tmp_path: Path, racks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "inventory").mkdir()
