@@ -88,11 +88,12 @@ def test_otherwise_each_has_its_turn(restart, role, handler, variables):
 
 
 @pytest.mark.parametrize(
-    ("role", "place"), [("dhcp", "/etc/kea/kea-dhcp4.conf"), ("vip", "/etc/systemd/system/keepalived.service.d/beowulf.conf")]
+    ("role", "file", "place"),
+    [("dhcp", "certificate", "/etc/kea/kea-dhcp4.conf"), ("vip", "main", "/etc/systemd/system/keepalived.service.d/beowulf.conf")],
 )
-def test_the_one_that_was_left_alone_is_restarted_by_the_next_deploy(tmp_path, role, place):
+def test_the_one_that_was_left_alone_is_restarted_by_the_next_deploy(tmp_path, role, file, place):
     """Its configuration is in place by then, and no task changes it: what tells is that the daemon is older."""
-    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks" / "main.yml").read_text())
+    tasks = yaml.safe_load((ROOT / "roles" / role / "tasks" / f"{file}.yml").read_text())
     command = next(task for task in tasks if task.get("register") == f"__{role}_newer")["ansible.builtin.shell"]["cmd"]
     configuration = tmp_path / "daemon.conf"
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat {tmp_path}/started\n")
