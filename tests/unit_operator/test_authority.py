@@ -276,6 +276,16 @@ def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
     (authority.ca / "public" / "tls_revoked").unlink()
     authority.works()
     assert sorted(taken_back(authority)) == sorted(serials)
+    # New keys, by hand: what follows is signed by them, and by nothing of before.
+    old = (authority.ca / "tls" / "root.crt").read_bytes()
+    shutil.rmtree(authority.ca / "tls")
+    authority.works()
+    authority.works(CERTIFY, **own)
+    (authority.folder / "old.crt").write_bytes(old)
+    node = authority.folder / "tls" / "node.crt"
+    for root, good in ((authority.folder / "tls" / "root.crt", True), (authority.folder / "old.crt", False)):
+        asked = ["openssl", "verify", "-CAfile", str(root), "-untrusted", str(node), str(node)]
+        assert (subprocess.run(asked, capture_output=True, check=False).returncode == 0) is good
 
 
 TAKE = """
