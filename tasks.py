@@ -226,6 +226,15 @@ def lynis(c: Context, cluster: str = DEFAULT, limit: str = "", console: bool = F
 
 @task(help=CLUSTER)
 @plainly
+def registry_fill(c: Context, cluster: str = DEFAULT) -> None:
+    """Note which machines the LAN has seen that the rack file does not know; the deployer does so by itself."""
+    from beowulf.registry import fill
+
+    fill(find(cluster))
+
+
+@task(help=CLUSTER)
+@plainly
 def lab_up(c: Context, cluster: str = DEFAULT) -> None:
     """Make and start the containers of the lab, with nothing but SSH in them."""
     from beowulf.deploy import lab
@@ -477,6 +486,7 @@ ns = Collection(
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
     group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, renew=ca_renew, rotate=ca_rotate),
     group("backup", create=backup_create, restore=backup_restore, list=backup_list),
+    group("registry", fill=registry_fill),
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),

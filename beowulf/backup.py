@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beowulf import deploy, host
+from beowulf import deploy, host, lock
 from beowulf.errors import Failure, Refusal
 from beowulf.process import INTERRUPTED, environment
 
@@ -194,11 +194,20 @@ def restore(cluster: Cluster, source: str = "", archive: str = "", force: bool =
     """Put an archive onto a blank deployer, and set the cluster up around it."""
     chosen = choose(cluster, source, archive)
     name = archive or chosen.story["archive"]
-    print(f"Restoring {name} of {chosen.place}, {ago(age(chosen.story))}", flush=True)
-    if cluster.is_lab:
-        host.require_lab()
-        if not cluster.lab_is_up():
-            deploy.lab(cluster, "lab.up")
+    # The deployer is asked when the lab is up, where it is one of its nodes.
+    with lock.here(cluster, "backup.restore"):
+        print(f"Restoring {name} of {chosen.place}, {ago(age(chosen.story))}", flush=True)
+        if cluster.is_lab:
+            host.require_lab()
+            if not cluster.lab_is_up():
+                deploy.lab(cluster, "lab.up")
+        with lock.changing(cluster, "backup.restore"):
+            put_back(cluster, chosen, name, force)
+        deploy.deploy(cluster)
+
+
+def put_back(cluster: Cluster, chosen: Copy, name: str, force: bool) -> None:
+    """Run the playbook that puts an archive onto the deployer."""
     # What a node holds does not take the place of this machine's own copy, which may be newer.
     brought = relay(cluster).with_name("restore")
     try:
@@ -208,7 +217,6 @@ def restore(cluster: Cluster, source: str = "", archive: str = "", force: bool =
         })  # fmt: skip
     finally:
         shutil.rmtree(brought, ignore_errors=True)
-    deploy.deploy(cluster)
 
 
 def listing(cluster: Cluster) -> None:

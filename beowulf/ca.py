@@ -338,8 +338,9 @@ def revoke(cluster: Cluster, what: str) -> None:
     # The certificate of a host, and what a node was given, go by their keys.
     names = {"id": "name", "serial": "serial"}
     known = [one for one in issued(cluster) if key in names and one[names[key]] == value and ends(one) > time.time()]
-    options = [f"--extra-vars={json.dumps({'ca_revoked': lines})}"]
-    if what in cluster.rack.nodes:
+    nodes = [what] if what in cluster.rack.nodes else []
+    options = [f"--extra-vars={json.dumps({'ca_revoked': lines, 'ca_tls_revoked_nodes': nodes})}"]
+    if nodes:
         # From the first step on nobody believes it any more, this controller neither.
         options.append(f"--limit=all:!{what}")
     with lock.changing(cluster, "ca.revoke"):
@@ -349,6 +350,9 @@ def revoke(cluster: Cluster, what: str) -> None:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
     if key == "key":
         print(f"  {what} itself was not told: it is believed again when it has new keys")
+        if what in cluster.group("dhcp"):
+            print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
+            print(f"  next: take {what} out of the rack file and deploy, which closes the other one's door to it")
     elif not known:
         print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
     if key == "id":

@@ -76,18 +76,20 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
     if limit:
         # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
         inventory.select(cluster.path, limit)
-    secrets.preflight(cluster)
-    if cluster.is_lab:
-        host.require_lab()
-        if not cluster.lab_is_up():
-            if check:
-                raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
-            # A run of its own, so that it is recorded and told as one.
-            lab(cluster, "lab.up")
-    with lock.changing(cluster, "deploy"):
-        if not check:
-            ca.deliver(cluster)
-        code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
+    # The deployer is asked when the lab is up, where it is one of its nodes.
+    with lock.here(cluster, "deploy"):
+        secrets.preflight(cluster)
+        if cluster.is_lab:
+            host.require_lab()
+            if not cluster.lab_is_up():
+                if check:
+                    raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
+                # A run of its own, so that it is recorded and told as one.
+                lab(cluster, "lab.up")
+        with lock.changing(cluster, "deploy"):
+            if not check:
+                ca.deliver(cluster)
+            code, summary = run_playbooks(playbook(cluster, "site", options=options), "deploy")
     conclude("deploy", cluster, code, summary, check=check)
 
 
@@ -95,12 +97,13 @@ def lab(cluster: Cluster, task: str) -> None:
     """Run or remove the containers of the lab."""
     if not cluster.is_lab:
         raise Refusal(f"The nodes of {cluster.name} are no containers: {cluster.path.name} has no key `lab`.")
-    host.require_lab()
     name = "lab" if task == "lab.up" else "lab_down"
-    code, summary = run_playbooks(playbook(cluster, name), task)
-    if name == "lab_down" and not code:
-        for path in cluster.facts.glob("*.json"):
-            path.unlink(missing_ok=True)
+    with lock.changing(cluster, task):
+        host.require_lab()
+        code, summary = run_playbooks(playbook(cluster, name), task)
+        if name == "lab_down" and not code:
+            for path in cluster.facts.glob("*.json"):
+                path.unlink(missing_ok=True)
     conclude(task, cluster, code, summary)
 
 

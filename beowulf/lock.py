@@ -1,13 +1,18 @@
 """One at a time changes a cluster, from whichever controller.
 
-The lock is on the deployer, held by a program that lives as long as the connection to it: whoever dies, or whose machine does,
-holds nothing. It is flock(2) on a file, so that a controller finds out at once; what stands in the file says who it is.
+There are two locks, and who changes the cluster holds both. One is here, for all who use this clone: it holds also while there is no
+deployer yet, or none that answers. The other one is on the deployer, for all controllers, held by a program that lives as long as the
+connection to it. Both are flock(2) on a file: whoever dies, or whose machine does, holds nothing, and the next one finds out at once. What
+stands in the file says who it is.
+
+A task that calls another one holds them for both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import getpass
 import json
 import os
@@ -15,6 +20,7 @@ import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beowulf.errors import Refusal
@@ -30,6 +36,10 @@ UNREACHABLE = 255
 """Exit code of ssh for a connection that does not come about."""
 CONNECT = 2
 """Seconds for a deployer that does not answer: there is none yet, or it is lost, and then nobody else can change anything from it."""
+_here: set[Path] = set()
+"""The files that this process holds."""
+_there: dict[Path, subprocess.Popen[str]] = {}
+"""What holds the lock on a deployer for this process, by the file that it holds here."""
 
 
 def holding(path: str, who: str) -> str:
@@ -51,15 +61,74 @@ def told(text: str) -> str:
         return "somebody else changes it, who has not said who"
 
 
+def introduction(task: str) -> str:
+    """Return what the one who holds a lock says of itself."""
+    since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return json.dumps({"user": getpass.getuser(), "host": socket.gethostname(), "task": task, "since": since, "process": os.getpid()})
+
+
+def refused(cluster: Cluster, task: str, text: str) -> Refusal:
+    """Return the refusal of a task while another one has the lock."""
+    return Refusal(f"{task} {cluster.name}: refused, {told(text)}. A lock goes with whoever dies: wait, or end that run.")
+
+
+@contextlib.contextmanager
+def here(cluster: Cluster, task: str) -> Iterator[Path]:
+    """Hold the lock of this clone while the body runs; give its file. Raises Refusal when somebody else has it: nothing was touched."""
+    path = cluster.state / "lock"
+    if path in _here:
+        yield path
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Not emptied before it is held: until then it names the other one.
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{task} {cluster.name}: refused, the lock {path} cannot be opened: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise refused(cluster, task, file.read()) from None
+        file.truncate(0)
+        file.write(introduction(task))
+        file.flush()
+        _here.add(path)
+        try:
+            yield path
+        finally:
+            _here.discard(path)
+            file.truncate(0)
+
+
 @contextlib.contextmanager
 def changing(cluster: Cluster, task: str) -> Iterator[None]:
     """Hold the lock of a cluster while the body runs. Raises Refusal when somebody else has it: nothing was touched."""
+    with here(cluster, task) as path:
+        if path in _there and _there[path].poll() is None:
+            yield
+            return
+        child = ask_deployer(cluster, task)
+        before = _there.get(path)
+        _there[path] = child
+        try:
+            yield
+        finally:
+            if before:
+                _there[path] = before
+            else:
+                del _there[path]
+            let_go(child)
+
+
+def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
+    """Return what holds the lock on the deployer, or has ended because the deployer cannot be reached. Raises Refusal otherwise."""
     from beowulf.cluster import is_own
 
     deployer = cluster.variables["rack_deployer"]
-    since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    who = json.dumps({"user": getpass.getuser(), "host": socket.gethostname(), "task": task, "since": since, "process": os.getpid()})
-    command = holding(FILE.format(cluster=cluster.rack.cluster), who)
+    file = FILE.format(cluster=cluster.rack.cluster)
+    command = holding(file, introduction(task))
     if is_own(deployer["address"]):
         way = ["sh", "-c", command]
     else:
@@ -71,18 +140,29 @@ def changing(cluster: Cluster, task: str) -> Iterator[None]:
     child = subprocess.Popen(way, text=True, env=environment(), start_new_session=True, **pipes)
     try:
         first = child.stdout.readline()
-        if first.strip() != "held":
-            rest, _ = child.communicate(timeout=10)
-            if child.returncode == TAKEN:
-                raise Refusal(
-                    f"{task} {cluster.name}: refused, {told(first + rest)}. A lock goes with whoever dies: wait, or end that run."
-                )
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            child.stdin.close()
-        try:
-            child.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        if first.strip() == "held":
+            return child
+        rest, complaint = child.communicate(timeout=10)
+    except BaseException:
+        let_go(child)
+        raise
+    if child.returncode == TAKEN:
+        raise refused(cluster, task, first + rest)
+    if child.returncode != UNREACHABLE:
+        said = (complaint.strip() or (first + rest).strip() or "nothing").splitlines()[-1]
+        raise Refusal(
+            f"{task} {cluster.name}: refused, {deployer['name']} answers and does not give the lock {file}: it ended with "
+            f"{child.returncode} and said: {said}"
+        )
+    return child
+
+
+def let_go(child: subprocess.Popen[str]) -> None:
+    """End what holds the lock on the deployer."""
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+    try:
+        child.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

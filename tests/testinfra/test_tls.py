@@ -27,6 +27,13 @@ def test_nobody_else_may_read_the_key(host):
     assert (key.user, key.group, key.mode) == ("root", "_kea", 0o640)
 
 
+def test_the_authority_knows_what_it_would_take_back(host, node, rack):
+    """The serial number, as on the list of what is revoked."""
+    serial = int(host.check_output(f"openssl x509 -noout -serial -in {FOLDER}/node.crt").partition("=")[2], 16)
+    given = node(rack["rack_deployer"]["name"]).check_output(f"sudo cat /var/lib/cluster-ca/tls/issued/{host.backend.host}")
+    assert str(serial) in given.split()
+
+
 def hello(host, peer, proof):
     """The first answer of the peer's DHCP server to its partner, or the complaint of TLS."""
     question = '{"command": "ha-heartbeat"}'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -222,6 +224,68 @@ def test_the_intermediate_is_signed_again_at_half_of_its_life_with_the_same_key(
     assert after["-serial"] != before["-serial"]
     assert root.read_bytes() == kept
     subprocess.run(["openssl", "verify", "-CAfile", str(root), str(place)], check=True, capture_output=True)
+
+
+REVOKE = """
+- hosts: psi
+  gather_facts: false
+  tasks:
+    - import_role: {name: ca, tasks_from: revoke}
+"""
+CERTIFY = """
+- hosts: gamma
+  gather_facts: false
+  tasks:
+    - know:
+    - import_role: {name: tls}
+  handlers:
+    - {name: Certificate changed, command: "true"}
+"""
+
+
+def taken_back(authority: Authority) -> list[str]:
+    """The serial numbers on the list that the intermediate has signed, as they are on certificates."""
+    asked = ["openssl", "crl", "-inform", "DER", "-in", str(authority.ca / "tls" / "intermediate.crl"), "-noout", "-text"]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    return [line.partition(": ")[2] for line in shown.splitlines() if "Serial Number:" in line]
+
+
+def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
+    own = {"tls_folder": str(authority.folder / "tls"), "tls_group": grp.getgrgid(os.getgid()).gr_name, "tls_name": "gamma.lab.internal",
+           "tls_names": ["DNS:gamma.lab.internal"], "tls_host": "psi", "tls_authority_folder": str(authority.ca / "tls"),
+           "tls_passphrase": "secret words"}  # fmt: skip
+    serials = []
+    for _ in range(2):
+        authority.works(CERTIFY, **own)
+        serials.append(certificate(authority.folder / "tls" / "node.crt", "-serial").strip().partition("=")[2])
+        (authority.folder / "tls" / "node.crt").unlink()
+    assert len(set(serials)) == 2
+    assert taken_back(authority) == []
+    # psi has no certificate, which is no reason to stop.
+    authority.works(REVOKE, ca_tls_revoked_nodes=["psi", "gamma"])
+    assert sorted(taken_back(authority)) == sorted(serials)
+    # The next deploy leaves it so, and what it finds to change are the copies of this controller.
+    authority.works()
+    assert "changed=0" in authority.works()
+    assert sorted(taken_back(authority)) == sorted(serials)
+    # What is made for it from now on is good.
+    authority.works(CERTIFY, **own)
+    assert "changed=0" in authority.works(CERTIFY, **own)
+    assert sorted(taken_back(authority)) == sorted(serials)
+    # An authority out of an older backup learns it from this controller.
+    (authority.ca / "public" / "tls_revoked").unlink()
+    authority.works()
+    assert sorted(taken_back(authority)) == sorted(serials)
+    # New keys, by hand: what follows is signed by them, and by nothing of before.
+    old = (authority.ca / "tls" / "root.crt").read_bytes()
+    shutil.rmtree(authority.ca / "tls")
+    authority.works()
+    authority.works(CERTIFY, **own)
+    (authority.folder / "old.crt").write_bytes(old)
+    node = authority.folder / "tls" / "node.crt"
+    for root, good in ((authority.folder / "tls" / "root.crt", True), (authority.folder / "old.crt", False)):
+        asked = ["openssl", "verify", "-CAfile", str(root), "-untrusted", str(node), str(node)]
+        assert (subprocess.run(asked, capture_output=True, check=False).returncode == 0) is good
 
 
 TAKE = """

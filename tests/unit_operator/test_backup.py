@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import stat
@@ -138,6 +139,8 @@ def runs(lab, monkeypatch):
 
     monkeypatch.setattr(backup.deploy, "run_playbooks", record)
     monkeypatch.setattr(backup.host, "require_lab", lambda: None)
+    for name in ("here", "changing"):
+        monkeypatch.setattr(backup.lock, name, lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(Cluster, "lab_is_up", lambda self: True)
     monkeypatch.setattr(backup.deploy, "deploy", lambda cluster: ran.append(("deploy", {})))
     return ran

@@ -25,10 +25,11 @@ def cluster(tmp_path, monkeypatch):
     state = tmp_path / "state"
     (state / "ca").mkdir(parents=True)
     (state / "ssh").mkdir()
-    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None})
+    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None, "beta": None})
     key = make_key(state / "ssh" / "id_ed25519")
     variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin", "rack_deployer": {"name": "psi"}}
-    found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables, ssh=lambda _node: [str(tmp_path / "ssh"), "node"])
+    found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables, ssh=lambda _node: [str(tmp_path / "ssh"), "node"],
+                            group={"dhcp": ["beta"]}.__getitem__)  # fmt: skip
     make_key(state / "ca" / "user_ca", vault.store_of(found).get("ca"))
     return found
 
@@ -266,6 +267,14 @@ def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster,
     ca.revoke(cluster, "adda")
     assert "knows no certificate adda" in capsys.readouterr().out
     assert not [option for command in playbooks for option in command if option.startswith("--limit")]
+
+
+@pytest.mark.parametrize(("node", "serves"), [("beta", True), ("gamma", False)])
+def test_kea_goes_on_to_believe_a_node_that_is_revoked_which_is_said(cluster, authority, playbooks, tmp_path, capsys, node, serves):
+    (authority / "certificates" / f"host-{node}.pub").write_bytes(make_key(tmp_path / node).with_suffix(".pub").read_bytes())
+    ca.revoke(cluster, node)
+    assert f'"ca_tls_revoked_nodes": ["{node}"]' in playbooks[0][1]
+    assert (f"take {node} out of the rack file and deploy" in capsys.readouterr().out) is serves
 
 
 def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):

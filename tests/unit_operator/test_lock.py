@@ -1,15 +1,22 @@
 """One at a time: the lock is a real one, taken by the command that a controller gives the deployer."""
 
+import contextlib
+import fcntl
 import json
+import os
+import re
+import signal
 import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from beowulf import backup, ca, deploy, lock
 from beowulf import cluster as clusters
-from beowulf import lock
 from beowulf.errors import Refusal
+from beowulf.process import ROOT
 
 
 @pytest.fixture
@@ -69,14 +76,130 @@ def test_a_holder_that_did_not_say_who_it_is_holds_it_all_the_same(text):
     assert "somebody else" in lock.told(text)
 
 
-def test_the_second_touches_nothing_and_ends_with_2(monkeypatch, tmp_path):
+@pytest.fixture
+def desk(monkeypatch, tmp_path):
+    """Make controllers of the cluster `lab`, each with a clone of its own; the lock of all is on the deployer, which answers."""
     monkeypatch.setattr(lock, "FILE", str(tmp_path / "lock-{cluster}"))
-    monkeypatch.setattr(clusters, "is_own", lambda _address: True)
-    deployer = {"name": "psi", "address": "127.0.0.1"}
-    lab = SimpleNamespace(name="lab", rack=SimpleNamespace(cluster="lab"), variables={"rack_deployer": deployer})
-    said = r"deploy lab: refused, .+@.+ runs ca\.renew since 2"
+    monkeypatch.setattr(clusters, "is_own", lambda address: address == "127.0.0.1")
+
+    def one(name, deployer="127.0.0.1", ssh="exit 255"):
+        (tmp_path / "ssh").write_text(f"#!/bin/sh\n{ssh}\n")
+        (tmp_path / "ssh").chmod(0o755)
+        variables = {"rack_deployer": {"name": "psi", "address": deployer}}
+        rack = SimpleNamespace(cluster="lab")
+        return SimpleNamespace(
+            name="lab", rack=rack, variables=variables, state=tmp_path / name / "state", ssh=lambda _node: [str(tmp_path / "ssh")]
+        )
+
+    return one
+
+
+@contextlib.contextmanager
+def another_process(cluster, task):
+    """Hold the lock of a clone in another process, until it is killed."""
+    program = (
+        "import sys, time, pathlib, types; from beowulf import lock\n"
+        "cluster = types.SimpleNamespace(name='lab', state=pathlib.Path(sys.argv[1]))\n"
+        "with lock.here(cluster, sys.argv[2]): print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, str(cluster.state), task], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert child.stdout.readline() == "held\n"
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def refusal(take, cluster, task):
+    """Be refused a lock, at once; return why."""
     began = time.monotonic()
-    with lock.changing(lab, "ca.renew"), pytest.raises(Refusal, match=said) as refused, lock.changing(lab, "deploy"):
+    with pytest.raises(Refusal) as refused, take(cluster, task):
         pytest.fail("both change the cluster")
-    assert refused.value.code == 2
     assert time.monotonic() - began < 2
+    assert refused.value.code == 2
+    return str(refused.value)
+
+
+def test_another_controller_is_refused_by_the_deployer(desk):
+    path = lock.FILE.format(cluster="lab")
+    with open(path, "w+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps({"user": "ada", "host": "psi", "task": "ca.renew", "since": "2026", "process": 7}))
+        file.flush()
+        assert "deploy lab: refused, ada@psi runs ca.renew since 2026 (process 7)" in refusal(lock.changing, desk("one"), "deploy")
+    with lock.changing(desk("one"), "deploy"):
+        pass
+
+
+@pytest.mark.parametrize("deployer", ["127.0.0.1", "10.77.0.10"])
+def test_another_process_is_refused_whether_or_not_there_is_a_deployer(desk, deployer):
+    cluster = desk("one", deployer)
+    with another_process(cluster, "lab.up") as other:
+        said = refusal(lock.changing, cluster, "deploy")
+        assert re.search(rf"deploy lab: refused, .+@.+ runs lab\.up since 2.*\(process {other.pid}\)", said)
+        assert "lab.up" in refusal(lock.here, cluster, "lab.down"), "the one that was refused took the name of the holder away"
+        # However it ends: a lock that is left over is no lock.
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait()
+        with lock.changing(cluster, "deploy"):
+            pass
+
+
+def test_a_task_that_calls_another_one_does_not_refuse_itself(desk):
+    cluster = desk("one")
+    with lock.here(cluster, "deploy"), lock.changing(cluster, "lab.up"):
+        pass
+    with lock.changing(cluster, "backup.restore"):
+        with lock.changing(cluster, "deploy"), lock.here(cluster, "lab.up"):
+            assert json.loads((cluster.state / "lock").read_text())["task"] == "backup.restore"
+        # What is inside does not let go what is around it.
+        assert take(lock.FILE.format(cluster="lab")).wait(timeout=10) == lock.TAKEN
+        assert "backup.restore" in (cluster.state / "lock").read_text()
+    assert (cluster.state / "lock").read_text() == ""
+    assert take(lock.FILE.format(cluster="lab"), "{}").stdout.readline() == "held\n"
+
+
+def test_the_deployer_is_asked_again_when_it_was_not_there_at_first(desk):
+    with lock.changing(desk("one", "10.77.0.10"), "backup.restore"), lock.changing(desk("one"), "deploy"):
+        assert take(lock.FILE.format(cluster="lab")).wait(timeout=10) == lock.TAKEN
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("echo 'flock: cannot open lock file: Read-only file system' >&2; exit 73", "ended with 73 and said: flock: cannot open lock file"),
+        ("echo 'sh: 1: flock: not found' >&2; exit 127", "ended with 127 and said: sh: 1: flock: not found"),
+        ("echo Welcome; exit 0", "ended with 0 and said: Welcome"),
+        ("kill -9 $$", "ended with -9 and said: nothing"),
+    ],
+)
+def test_a_deployer_that_answers_without_giving_the_lock_is_no_reason_to_go_on(desk, answer, said):
+    text = refusal(lock.changing, desk("one", "10.77.0.10", answer), "deploy")
+    assert said in text
+    assert "psi answers and does not give the lock" in text
+
+
+def test_a_lock_that_cannot_be_opened_is_told(desk):
+    cluster = desk("one")
+    (cluster.state / "lock").mkdir(parents=True)
+    assert f"the lock {cluster.state / 'lock'} cannot be opened: Is a directory" in refusal(lock.here, cluster, "deploy")
+
+
+def test_who_changes_a_cluster_takes_its_lock_before_anything_else(desk, monkeypatch):
+    cluster = desk("one")
+    cluster.is_lab = True
+    chosen = backup.Copy("alpha", {"archive": "lab-1", "archives": ["lab-1"], "time": "2026-01-01T00:00:00+00:00"})
+    monkeypatch.setattr(backup, "choose", lambda *_: chosen)
+    for module, name in ((deploy, "run_playbooks"), (deploy.host, "require_lab"), (deploy.secrets, "preflight")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it went on"))
+    with another_process(cluster, "ca.renew"):
+        for task, does in (
+            ("deploy", lambda: deploy.deploy(cluster)),
+            ("lab.up", lambda: deploy.lab(cluster, "lab.up")),
+            ("lab.down", lambda: deploy.lab(cluster, "lab.down")),
+            ("backup.restore", lambda: backup.restore(cluster)),
+            ("ca.renew", lambda: ca.renew(cluster)),
+        ):
+            with pytest.raises(Refusal, match=rf"^{task} lab: refused, .* runs ca\.renew"):
+                does()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import resource
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,17 @@ def state(project, env, monkeypatch):
     return project / ".beowulf" / "lab"
 
 
-def busy():
-    """Seconds that programs were at work for us: a machine that has other things to do makes nothing of it slower."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def soonest(run):
+    """Run it up to three times; return what came of the last one, and the shortest time by the clock.
+
+    A machine that has other things to do is slow now and then, what hangs is so every time.
+    """
+    took = []
+    while len(took) < 3 and min(took, default=LIMIT) >= LIMIT:
+        began = time.monotonic()
+        result = run()
+        took.append(time.monotonic() - began)
+    return result, min(took)
 
 
 def spoil(state, how):
@@ -147,12 +155,11 @@ def test_a_deploy_stops_before_anything_is_done(task, state, how, said):
     SecretStore(state, "lab").create()
     spoil(state, how)
     before = sorted(path.name for path in state.iterdir())
-    began = busy()
-    result = task("deploy")
-    assert busy() - began < LIMIT
+    result, took = soonest(lambda: task("deploy"))
+    assert took < LIMIT
     assert result.returncode == 2
     assert said in result.stderr
-    assert sorted(path.name for path in state.iterdir()) == before
+    assert sorted(path.name for path in state.iterdir() if path.name != "lock") == before
     assert result.stdout == ""
 
 
@@ -189,9 +196,8 @@ def test_ansible_itself_makes_them_on_the_first_run(site, state, options):
 def test_ansible_itself_stops_before_any_node(site, state, how, said, options):
     SecretStore(state, "lab").create()
     spoil(state, how)
-    began = busy()
-    result, touched = site(*options)
-    assert busy() - began < LIMIT
+    (result, touched), took = soonest(lambda: site(*options))
+    assert took < LIMIT
     assert result.returncode != 0
     assert said in " ".join(result.stdout.split())
     assert not touched
@@ -204,6 +210,7 @@ def test_the_first_deploy_makes_them_before_the_lab(monkeypatch):
         raise Refusal(f"the secrets of {cluster.name}")
 
     monkeypatch.setattr(secrets, "preflight", refuse)
+    monkeypatch.setattr(deploy.lock, "here", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(deploy.host, "require_lab", lambda: pytest.fail("it went on"))
     with pytest.raises(Refusal, match="the secrets of lab"):
         deploy.deploy(Cluster("lab"))

@@ -255,7 +255,10 @@ options:
     default: Etc/UTC
   registry:
     description:
-      - The Redis where the DHCP servers note their leases, C(redis://HOST[:PORT][/DB]), or C(rediss://) for TLS.
+      - The Redis where the leases of unknown machines are noted, C(redis://HOST[:PORT][/DB]), or C(rediss://) for TLS.
+      - >-
+        With one, the deployer asks the DHCP servers every ten minutes and notes what they say (C(invoke registry.fill)). Its own Redis,
+        C(redis://127.0.0.1:6379/0), listens on loopback alone: there the deployer finds them, and another controller warns that it is down.
       - Machines that it has seen and the file does not know become hosts of the group C(discovered), named after their MAC address,
         with C(ansible_host), C(discovered_address), C(discovered_mac), C(discovered_hostname) and C(discovered_seen).
       - What strangers say of themselves is checked, never trusted as a template, and not given to O(compose), O(groups) or O(keyed_groups).
@@ -305,7 +308,7 @@ keyed_groups:
     prefix: board
 
 # Strangers in the LAN become the group `discovered`
-registry: redis://192.168.50.10:6379/0
+registry: redis://127.0.0.1:6379/0
 """
 
 from functools import lru_cache

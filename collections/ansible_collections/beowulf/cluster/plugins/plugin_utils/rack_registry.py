@@ -1,7 +1,7 @@
 # Copyright: (c) the beowulf project
 # GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Machines that the LAN has seen and the rack file does not know, from the leases that the DHCP servers put into Redis.
+"""Machines that the LAN has seen and the rack file does not know, from the leases that the deployer puts into Redis.
 
 Whatever stands in the registry was said by a stranger: every value is checked, rebuilt and never a template.
 """

@@ -288,7 +288,7 @@ def timezone(value: Any) -> str:
 def registry(value: Any) -> str:
     """``redis://HOST[:PORT][/DB]`` (or ``rediss://`` for TLS), without a password."""
     value = text(value)
-    hint = "like redis://10.77.0.10:6379/0"
+    hint = "like redis://127.0.0.1:6379/0"
     parts = urlsplit(value)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise Refused("is not a Redis URL", hint)

@@ -1,0 +1,109 @@
+"""What the LAN has seen: the leases of machines that the rack file does not know, from the DHCP servers into the deployer's Redis.
+
+There the inventory plugin finds them, as the group `discovered` (collections/…/plugin_utils/rack_registry.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from beowulf.errors import Failure, Refusal
+from beowulf.process import environment
+from beowulf.status import KEA_SOCKET
+
+if TYPE_CHECKING:
+    from beowulf.cluster import Cluster
+
+KEPT = 3600
+"""Seconds until what nobody fills in again is forgotten; the deployer does so every ten minutes."""
+LIMIT = 10.0
+ASK = (
+    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); "
+    f"s.connect('{KEA_SOCKET}'); s.sendall(b'{{\"command\": \"lease4-get-all\"}}'); s.shutdown(1); "
+    "print(b''.join(iter(lambda: s.recv(65536), b'')).decode())"
+)
+# Kea's results: done, and done without finding any.
+ANSWERED = (0, 3)
+
+
+def leases(text: str) -> list[dict[str, Any]] | None:
+    """Return the leases in Kea's answer to `lease4-get-all`; None when it is no answer."""
+    try:
+        answer = json.loads(text)
+        if answer["result"] not in ANSWERED:
+            return None
+        # State 0: neither declined nor reclaimed.
+        return [one for one in answer.get("arguments", {}).get("leases", []) if one["state"] == 0]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[str, str]:
+    """Return the leases of machines that are not known, as {MAC address: JSON}; of several the one that was given last."""
+    known = set(known)
+    newest: dict[str, Mapping[str, Any]] = {}
+    for one in found:
+        mac = one.get("hw-address", "").lower()
+        if mac and mac not in known and one["cltt"] >= newest.get(mac, one)["cltt"]:
+            newest[mac] = one
+    return {mac: json.dumps({"address": one["ip-address"], "hostname": one.get("hostname", ""), "seen": one["cltt"]})
+            for mac, one in newest.items()}  # fmt: skip
+
+
+def ask(cluster: Cluster, node: str) -> list[dict[str, Any]] | None:
+    """Return the leases that a DHCP server knows of; None when it does not answer."""
+    command = cluster.ssh(node)
+    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        result = subprocess.run([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], capture_output=True, text=True, timeout=LIMIT,
+                                check=False, env=environment(), stdin=subprocess.DEVNULL)  # fmt: skip
+        return leases(result.stdout)
+    return None
+
+
+def password() -> str | None:
+    """Return the password of Redis, from where the inventory plugin takes it."""
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file
+
+    if given := os.environ.get("BEOWULF_REGISTRY_PASSWORD"):
+        return given
+    path = os.environ.get("BEOWULF_REDIS_PASSWORD_FILE")
+    try:
+        return password_file.read(path) if path else None
+    except password_file.PasswordFileError as error:
+        raise Refusal(str(error)) from error
+
+
+def fill(cluster: Cluster) -> None:
+    """Ask the DHCP servers for the leases of strangers and put them into Redis, in the place of what was there."""
+    from redis import Redis, RedisError
+
+    if not cluster.rack.registry:
+        raise Refusal(f"{cluster.path.name} names no registry. The deployer's own is `registry: redis://127.0.0.1:6379/0`.")
+    secret = password()
+    servers = cluster.group("dhcp")
+    with ThreadPoolExecutor(max_workers=len(servers)) as pool:
+        answers = list(pool.map(lambda node: ask(cluster, node), servers))
+    if not (there := [one for one in answers if one is not None]):
+        raise Failure(f"Neither {' nor '.join(servers)} says which leases there are: ./bootstrap status")
+    # Each server knows the leases of the other one, or what it gave while it was alone.
+    found = strangers((lease for one in there for lease in one), (str(node.mac) for node in cluster.rack.nodes.values()))
+    key = f"beowulf:{cluster.rack.cluster}:leases"
+    try:
+        limits = {"socket_timeout": 5, "socket_connect_timeout": 5}
+        with Redis.from_url(cluster.rack.registry, password=secret, **limits) as client, client.pipeline() as changes:
+            changes.delete(key)
+            if found:
+                changes.hset(key, mapping=found)
+                changes.expire(key, KEPT)
+            changes.execute()
+    except RedisError as error:
+        raise Failure(f"The registry {cluster.rack.registry} does not take them: {error}") from error
+    print(f"registry of {cluster.name}: {len(found)} machine{'' if len(found) == 1 else 's'} that the rack file does not know")

@@ -1,0 +1,102 @@
+"""The rules of a router, set up by its roles in a network of their own: the kernel has what the files say, whenever a run was killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from beowulf import deploy
+from beowulf.process import ROOT, environment, tool
+
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  vars: {vars}
+  roles: [firewall, nat]
+"""
+# The controller comes in again; there is no systemd.
+SSHD = """
+import socket
+door = socket.create_server(("127.0.0.1", 2222))
+print("listening", flush=True)
+while True:
+    caller, _ = door.accept()
+    caller.sendall(b"SSH-2.0-test\\r\\n")
+    caller.close()
+"""
+SCRIPT = """
+set -e
+ip link set lo up
+{python} {folder}/sshd.py >{folder}/listening & sshd=$!
+trap "kill $sshd" EXIT
+until test -s {folder}/listening; do sleep 0.1; done
+play() {{ ansible-playbook -i localhost, -c local {folder}/play.yml; }}
+{steps}
+"""
+PLACES = re.compile("(?<!templates)(/etc/nftables|/etc/sysctl.d|/usr/local/sbin|/var/lib/firewall)")
+needs_network = pytest.mark.skipif(
+    shutil.which("nft") is None
+    or subprocess.run(["unshare", "-rn", "nft", "list", "ruleset"], capture_output=True, check=False).returncode != 0,
+    reason="no nft, or no network of one's own here",
+)
+
+
+@pytest.fixture
+def router(tmp_path):
+    """Run steps of a shell script in a network of its own, in which `play` sets up the router; return what was said."""
+    for role in ("firewall", "nat"):
+        shutil.copytree(ROOT / "roles" / role, tmp_path / "roles" / role)
+    # What is written goes into a folder, not to this machine.
+    for path in [path for path in (tmp_path / "roles").rglob("*") if path.is_file()]:
+        path.write_text(PLACES.sub(rf"{tmp_path}/node\1", path.read_text()))
+    for folder in ("etc/sysctl.d", "usr/local/sbin", "bin"):
+        (tmp_path / "node" / folder).mkdir(parents=True)
+    for name in ("systemctl", "systemd-run"):
+        (tmp_path / "node" / "bin" / name).write_text(
+            "#!/bin/sh\ncase $* in *show*) echo ActiveState=active; echo LoadState=loaded;; esac\n"
+        )
+        (tmp_path / "node" / "bin" / name).chmod(0o755)
+    variables = {
+        "ansible_python_interpreter": tool("python"), "ansible_become": False, "ansible_facts": {"packages": {"nftables": []}},
+        "firewall_allow": {"ntp": ["udp dport 123 accept"]}, "firewall_controller_address": "127.0.0.1", "firewall_ssh_port": 2222,
+        "nat_lan_interface": "lan", "nat_lan_subnet": "10.77.0.0/24",
+    }  # fmt: skip
+    (tmp_path / "play.yml").write_text(PLAY.format(vars=json.dumps(variables)))
+    (tmp_path / "sshd.py").write_text(SSHD)
+
+    def run(steps: str) -> str:
+        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
+                          ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(tmp_path / "roles"))  # fmt: skip
+        env["PATH"] = f"{tmp_path}/node/bin:{env['PATH']}:/usr/sbin:/sbin"
+        script = SCRIPT.format(python=tool("python"), folder=tmp_path, steps=steps)
+        result = subprocess.run(
+            ["unshare", "-rn", "sh", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    return run
+
+
+@needs_network
+def test_rules_that_a_killed_run_has_written_and_not_loaded_are_loaded_by_the_next(router):
+    said = router("""
+play
+echo; echo 'second run'; play
+nft delete chain inet beowulf postrouting
+echo; echo 'third run'; play
+echo; echo 'at the end'; nft list table inet beowulf
+""")
+    first, rest = said.split("second run")
+    second, rest = rest.split("third run")
+    third, end = rest.split("at the end")
+    assert "changed=0" in second, second
+    assert "Load them" in third
+    assert "Stay" in third, "the way back was not taken away"
+    assert "masquerade" in end
+    assert "udp dport 123 accept" in end
+    assert "Load them" in first
