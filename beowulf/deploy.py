@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from beowulf import ca, host, inventory, lock, secrets
+from beowulf import ca, first_contact, host, inventory, lock, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -73,9 +73,10 @@ def with_recording(summary: Path, told: Path) -> dict[str, Any] | None:
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says."""
     options = options_for(limit, tags, check)
-    if limit:
-        # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
-        inventory.select(cluster.path, limit)
+    # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
+    nodes = inventory.select(cluster.path, limit) if limit else ()
+    if not cluster.is_lab:
+        first_contact.preflight(cluster, nodes, check)
     secrets.preflight(cluster)
     if cluster.is_lab:
         host.require_lab()
