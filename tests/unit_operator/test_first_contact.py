@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -13,31 +11,14 @@ from beowulf import cluster as clusters
 from beowulf import deploy, first_contact
 from beowulf.errors import Refusal
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Xv1mZ7cY0m2nq4rJxS3oT8b1yK5wLhQ6uVfEdPgRa"
 NODES = ["gate", "desk", "left", "right", "node1", "node2", "node3", "node4", "node5"]
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """The folder of a project, with nothing but the rack file of real machines in it."""
-    (tmp_path / "inventory").mkdir()
-    shutil.copy(ROOT / "inventory/example.rack.yml", tmp_path / "inventory/home.rack.yml")
-    monkeypatch.setattr(clusters, "ROOT", tmp_path)
-    monkeypatch.setattr(clusters, "INVENTORY", tmp_path / "inventory")
-    monkeypatch.setattr(first_contact, "ROOT", tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def home(project):
-    return clusters.Cluster("home")
-
-
-@pytest.fixture
-def ssh(project):
+def ssh(boards):
     """The folder with a key, and a host key of every node."""
-    folder = project / ".beowulf/home/ssh"
+    folder = boards / ".beowulf/home/ssh"
     folder.mkdir(parents=True)
     for name in ("id_ed25519", "id_ed25519.pub"):
         (folder / name).touch()
@@ -57,9 +38,9 @@ def test_with_a_key_and_all_host_keys_nothing_is_said(home, ssh, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_first_run_makes_the_key_and_says_whom_to_give_it(home, project):
+def test_the_first_run_makes_the_key_and_says_whom_to_give_it(home, boards):
     said = refusal(home)
-    key = project / ".beowulf/home/ssh/id_ed25519"
+    key = boards / ".beowulf/home/ssh/id_ed25519"
     public = key.with_suffix(".pub").read_text().strip()
     assert f"  {public}" in said
     assert any("to the user admin of every board" in line for line in said)
@@ -69,9 +50,9 @@ def test_the_first_run_makes_the_key_and_says_whom_to_give_it(home, project):
     assert not any(public in line for line in refusal(home)), "it is there by now"
 
 
-def test_a_check_makes_nothing(home, project):
+def test_a_check_makes_nothing(home, boards):
     assert "There is no key .beowulf/home/ssh/id_ed25519; a deploy without --check makes it." in refusal(home, check=True)
-    assert not (project / ".beowulf").exists()
+    assert not (boards / ".beowulf").exists()
 
 
 def test_every_node_without_a_host_key_has_a_line(home, ssh):
@@ -105,21 +86,21 @@ def test_a_hashed_name_is_recognised(tmp_path):
     assert not first_contact.has_line(tmp_path / "known_hosts", "left.home.internal")
 
 
-def test_the_authority_is_enough(home, ssh, project):
+def test_the_authority_is_enough(home, ssh, boards):
     (ssh / "known_hosts").unlink()
-    (project / ".beowulf/home/ca").mkdir()
-    (project / ".beowulf/home/ca/known_hosts").write_text(f"@cert-authority *.home.internal {KEY}\n")
+    (boards / ".beowulf/home/ca").mkdir()
+    (boards / ".beowulf/home/ca/known_hosts").write_text(f"@cert-authority *.home.internal {KEY}\n")
     first_contact.preflight(home)
 
 
-def test_a_key_of_ones_own_is_never_made(project, ssh):
-    rack = project / "inventory/home.rack.yml"
-    rack.write_text(rack.read_text().replace("  user: admin\n", f"  user: admin\n  private_key: {project}/mine\n"))
+def test_a_key_of_ones_own_is_never_made(boards, ssh):
+    rack = boards / "inventory/home.rack.yml"
+    rack.write_text(rack.read_text().replace("  user: admin\n", f"  user: admin\n  private_key: {boards}/mine\n"))
     home = clusters.Cluster("home")
     assert any(line.startswith("There is no key mine: correct ssh.private_key in home.rack.yml") for line in refusal(home))
-    (project / "mine").touch()
+    (boards / "mine").touch()
     assert "The public half of mine is missing: ssh-keygen -y -f mine >mine.pub" in refusal(home)
-    (project / "mine.pub").touch()
+    (boards / "mine.pub").touch()
     first_contact.preflight(home)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from beowulf import lynis
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure
+from beowulf.errors import Failure, Refusal
 
 LOG = """\
 2026-01-01 00:00:00 Program version:           3.1.4
@@ -97,7 +97,6 @@ def test_the_console_is_that_of_the_container():
     assert lynis.ways(Cluster("lab"), ["psi"], console=True)["psi"][:4] == ["podman", "exec", "--interactive", "lab-psi"]
 
 
-def test_only_a_lab_has_such_a_console(operator):
-    result = operator("lynis", "--console", "--cluster", "example")
-    assert result.returncode == 2
-    assert "--console: the nodes of example are no containers of this machine." in result.stderr
+def test_only_a_lab_has_such_a_console(home):
+    with pytest.raises(Refusal, match="--console: the nodes of home are no containers of this machine"):
+        lynis.rate(home, console=True)
