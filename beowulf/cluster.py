@@ -42,7 +42,7 @@ def check_name(path: Path, cluster: str) -> None:
     if path.name != f"{cluster}{SUFFIX}":
         raise Refusal(
             f"{path.name} says `cluster: {cluster}`, and a rack file is named after its cluster. Say `cluster: "
-            f"{path.name.removesuffix(SUFFIX)}` there, or copy it: cp {path.name} {cluster}{SUFFIX}"
+            f"{path.name.removesuffix(SUFFIX)}` there, or copy it: cp inventory/{path.name} inventory/{cluster}{SUFFIX}"
         )
 
 

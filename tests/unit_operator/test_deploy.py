@@ -91,7 +91,9 @@ def test_a_cluster_of_real_machines_has_no_containers(home, task):
 def test_a_rack_file_is_named_after_its_cluster(boards):
     """The commands go by the file's name; the state, and the deployer, by that of the cluster."""
     (boards / "inventory/home.rack.yml").rename(boards / "inventory/office.rack.yml")
-    with pytest.raises(Refusal, match=r"Say `cluster: office` there, or copy it: cp office\.rack\.yml home\.rack\.yml") as raised:
+    with pytest.raises(
+        Refusal, match=r"Say `cluster: office` there, or copy it: cp inventory/office\.rack\.yml inventory/home\.rack\.yml"
+    ) as raised:
         Cluster("office")
     assert raised.value.code == 2
     with pytest.raises(Exit, match="a rack file is named after its cluster") as ended:
