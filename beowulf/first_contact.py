@@ -29,7 +29,7 @@ def preflight(cluster: Cluster, nodes: Iterable[str] = (), check: bool = False) 
             f"{len(unknown)} of {len(wanted)} nodes have no host key in {known_hosts}, and what the network says of them is not believed:",
             *(f"  {name}: no line of {fqdn(cluster, name)}" for name in unknown),
             "A line is that name and the first two words of /etc/ssh/ssh_host_ed25519_key.pub, from the node's card or its console;",
-            "the comments in inventory/example.rack.yml say how a key gets onto a card that never ran.",
+            "the comments in inventory/example.rack.yml say how, also for a card that never ran.",
         ]
     if problems:
         raise Refusal("\n".join([f"{cluster.name} cannot be set up yet, and nothing was sent to any node.", *problems]))
