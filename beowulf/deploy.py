@@ -79,8 +79,9 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
         first_contact.preflight(cluster, nodes, check)
     secrets.preflight(cluster)
     if cluster.is_lab:
-        host.require_lab()
-        if not cluster.lab_is_up():
+        running = cluster.lab_is_up()
+        host.require_lab(running)
+        if not running:
             if check:
                 raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
             # A run of its own, so that it is recorded and told as one.
@@ -96,8 +97,8 @@ def lab(cluster: Cluster, task: str) -> None:
     """Run or remove the containers of the lab."""
     if not cluster.is_lab:
         raise Refusal(f"The nodes of {cluster.name} are no containers: {cluster.path.name} has no key `lab`.")
-    host.require_lab()
     name = "lab" if task == "lab.up" else "lab_down"
+    host.require_lab(running=name == "lab_down" or cluster.lab_is_up())
     code, summary = run_playbooks(playbook(cluster, name), task)
     if name == "lab_down" and not code:
         for path in cluster.facts.glob("*.json"):
