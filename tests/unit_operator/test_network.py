@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def test_a_networkmanager_that_does_not_let_go_is_not_waited_for_for_ever(take, 
     (tmp_path / "devices").write_text("lan0:connected\n")
     (tmp_path / "deaf").touch()
     assert take()[3:] == THEN
+
+
+def test_systemd_finds_nothing_to_fill_in():
+    """systemd.service(5), Command lines: ${name} within a word, and two dollar signs."""
+    assert not re.search(r"\$[${]", TAKE.read_text())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 #!/bin/sh
 # take-interface NAME: systemd-networkd takes an interface over, as its files say. It drops what others gave the interface as soon
 # as it starts, and whoever lets go of one later takes the addresses away with it: hence first one, then the other.
+# Handed to systemd-run as it is, so without braces around variables: systemd would fill them in.
 set -u
 export LC_ALL=C
 if systemctl --quiet is-active NetworkManager.service; then
