@@ -220,7 +220,7 @@ def rack_schema(c: Context) -> None:
 )
 @plainly
 def lynis(c: Context, cluster: str = DEFAULT, limit: str = "", console: bool = False, json: bool = False) -> None:
-    """Rate how hardened the nodes are, and say of every missing point why."""
+    """Rate how hardened the nodes are, and say of every missing point why; fail below the target, 80, on a deployed node."""
     from beowulf.lynis import rate
 
     rate(find(cluster), limit=limit, console=console, as_json=json)

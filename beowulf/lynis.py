@@ -24,7 +24,11 @@ from beowulf.errors import Failure, Refusal
 from beowulf.process import output
 
 LIMIT = 900.0
-AUDIT = """
+WANTED = 80
+"""The index without what a container cannot have that every deployed node has to reach. This project's own target: Lynis sets none."""
+MARK = "/etc/security/limits.d/60-hardening.conf"
+"""What the last role of a deploy, hardening, makes: a node without it was not deployed."""
+AUDIT = f"""
 set -e
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -33,10 +37,12 @@ tar -x -C "$folder"
 cd "$folder"
 mkdir plugins
 systemd-detect-virt --container || :
+if test -e {MARK}; then echo deployed; else echo vanilla; fi
 ./lynis audit system --quick --quiet --no-colors --profile ./default.prf --logfile log --report-file report >/dev/null 2>&1 || :
 cat log
 """
-"""Runs as root, with the program as an archive at standard input; the first line is what kind of container this is, or `none`."""
+"""Runs as root, with the program as an archive at standard input; the first two lines are what kind of container this is, or `none`,
+and `deployed` or `vanilla`."""
 
 CONTAINER = {
     "ACCT-9628": "there is one audit daemon, that of the host",
@@ -70,8 +76,8 @@ DECIDED = {
     "FILE-6310": "one card, one file system: a node is made anew rather than repaired",
     "FILE-6344": "hidepid keeps systemd's own services from their work",
     "FINT-4350": "reads the whole card for it; a node is made anew from its rack file rather than trusted again",
-    "HRDN-7220": "compiling for others is what distcc is for",
-    "HRDN-7222": "compiling for others is what distcc is for",
+    "HRDN-7220": "compiling together is what distcc is for",
+    "HRDN-7222": "compiling together is what distcc is for",
     "HRDN-7230": "there is no mail and no foreign file to look through",
     "KRNL-5820": "a limit that nobody may raise is in limits.d; /etc/profile need not say it once more",
     "KRNL-6000:kernel.core_uses_pid": "there are no core dumps",
@@ -101,6 +107,7 @@ class Rating:
 
     version: str
     container: bool
+    deployed: bool
     checks: Mapping[str, tuple[int, int]]
 
     def index(self, without_limits: bool = False) -> int:
@@ -124,7 +131,7 @@ def reason(known: Mapping[str, str], check: str) -> str:
     return next((said for name, said in known.items() if check == name or check.startswith((f"{name}.", f"{name}:"))), "")
 
 
-def read(log: str, container: bool) -> Rating:
+def read(log: str, container: bool, deployed: bool) -> Rating:
     """Read the log of an audit."""
     version, check, detail, total = "", "", "", (0, 0)
     checks: dict[str, tuple[int, int]] = {}
@@ -142,7 +149,7 @@ def read(log: str, container: bool) -> Rating:
             total = now
     if not total[1]:
         raise ValueError("no audit")
-    return Rating(version, container, checks)
+    return Rating(version, container, deployed, checks)
 
 
 def program(package: Path) -> bytes:
@@ -183,9 +190,9 @@ def audit(way: Sequence[str], archive: bytes) -> Rating:
         done = subprocess.run(list(way), input=archive, capture_output=True, timeout=LIMIT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(str(error)) from error
-    kind, _newline, log = done.stdout.decode(errors="replace").partition("\n")
+    kind, state, log = [*done.stdout.decode(errors="replace").split("\n", 2), "", ""][:3]
     try:
-        return read(log, kind.strip() not in ("", "none"))
+        return read(log, container=kind.strip() not in ("", "none"), deployed=state.strip() == "deployed")
     except ValueError:
         raise Failure(done.stderr.decode(errors="replace").strip()[-300:] or f"no audit; exit code {done.returncode}") from None
 
@@ -221,14 +228,14 @@ def items(ratings: Mapping[str, Rating]) -> list[str]:
 def as_data(ratings: Mapping[str, Rating], types: Mapping[str, str]) -> dict[str, Any]:
     """Return all of it for machines."""
     return {
-        node: {"type": types[node], "lynis": one.version, "container": one.container, "index": one.index(),
+        node: {"type": types[node], "lynis": one.version, "container": one.container, "deployed": one.deployed, "index": one.index(),
                "index_without_limits": one.index(without_limits=True), "missing": one.missing}
         for node, one in ratings.items()
     }  # fmt: skip
 
 
 def rate(cluster: Cluster, limit: str = "", console: bool = False, as_json: bool = False) -> None:
-    """Audit nodes and print how they are rated; fail when one could not be audited."""
+    """Audit nodes and print how they are rated; fail when one could not be audited, or was deployed and has less than it has to have."""
     if console and not cluster.is_lab:
         raise Refusal(f"--console: the nodes of {cluster.name} are no containers of this machine.")
     nodes = inventory.select(cluster.path, limit) if limit else list(cluster.rack.nodes)
@@ -247,5 +254,13 @@ def rate(cluster: Cluster, limit: str = "", console: bool = False, as_json: bool
         print(json.dumps(as_data(ratings, types), indent=1))
     elif ratings:
         print(f"Lynis {next(iter(ratings.values())).version}", *rows(ratings, types), "", *items(ratings), sep="\n")
-    if failed:
-        raise Failure("\n".join(f"lynis {cluster.name}: {node} could not be audited: {said}" for node, said in failed.items()))
+        if vanilla := [node for node, one in ratings.items() if not one.deployed]:
+            print(f"\nNot judged, because no deploy has come to its end there: {', '.join(vanilla)}")
+    problems = [f"{node} could not be audited: {said}" for node, said in failed.items()]
+    problems += [
+        f"{node} has an index of {index} without what a container cannot have; it has to be {WANTED} or more"
+        for node, one in ratings.items()
+        if one.deployed and (index := one.index(without_limits=True)) < WANTED
+    ]
+    if problems:
+        raise Failure("\n".join(f"lynis {cluster.name}: {problem}" for problem in problems))

@@ -28,6 +28,9 @@ NTP_CLIENT = b"\x23" + bytes(47)
 """Version 4, mode 3 (RFC 5905 section 7.3)."""
 RETRIES = (4, 8, 16, 32)
 """Seconds a DHCP client waits before it asks again (RFC 2131 section 4.1)."""
+KEPT = 8
+"""Strangers who keep their lease meanwhile: fewer than the smallest pool has addresses."""
+TWICE = " (which somebody else has)"
 
 Samples = list[list]
 
@@ -107,11 +110,20 @@ def lookups(stream: dict, stop: threading.Event) -> Samples:
 
 
 def leases(dhcp: Any, stream: dict, stop: threading.Event) -> Samples:
-    """Take and return a lease as one stranger after the other; each asks as often as RFC 2131 has it, until it is given one.
+    """Take a lease as one stranger after the other; each asks as often as RFC 2131 has it, until it is given one.
 
-    `dhcp` has what module_utils/dhcp.py defines.
+    The last ones keep theirs for a while: an address that somebody has and another one is given is marked. Who asks when the watch
+    ends is given all of its time: that nobody answered is known only then. `dhcp` has what module_utils/dhcp.py defines.
     """
     samples: Samples = []
+    kept: dict[str, tuple[bytes, dict]] = {}
+
+    def give_back(most: int) -> None:
+        while len(kept) > most:
+            mac, lease = kept.pop(next(iter(kept)))
+            with dhcp.Conversation(stream["interface"], mac) as client:
+                client.release(lease)
+
     while not stop.is_set():
         began = time.time()
         sample = [began, None, ""]
@@ -123,14 +135,15 @@ def leases(dhcp: Any, stream: dict, stop: threading.Event) -> Samples:
                 for offer in client.replies({dhcp.OFFER}, wait):
                     answer = client.request(offer, max(0.1, until - time.monotonic()))
                     if answer and answer["options"][dhcp.MESSAGE_TYPE][0] == dhcp.ACK:
-                        sample[1:] = [time.time() - began, answer["address"]]
-                        client.release(answer)
+                        address = answer["address"]
+                        sample[1:] = [time.time() - began, f"{address}{TWICE if address in kept else ''}"]
+                        kept[address] = client.mac, answer
                     break
-                if sample[1] is not None or stop.is_set():
+                if sample[1] is not None:
                     break
+        give_back(KEPT)
         stop.wait(max(0.0, began + stream.get("interval", 1.0) - time.time()))
-    if samples and samples[-1][1] is None:
-        samples.pop()  # it was not given the time that it has
+    give_back(0)
     return samples
 
 
@@ -154,7 +167,7 @@ def main(dhcp: Any) -> None:
         pass
     stop.set()
     for thread in threads:
-        thread.join(PATIENCE + max(RETRIES))
+        thread.join(PATIENCE + sum(RETRIES))
     print(json.dumps(results))
 
 

@@ -39,17 +39,19 @@ def lose_deployer(lab: Lab):
     kept = lab.cluster.state / "drill-cert.pub"
     kept.write_bytes(ca.own_certificate(lab.cluster).read_bytes())
     try:
-        with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases()) as watch:
+        with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases(), lab.asks_time(lab.pair[0])) as watch:
             lab.podman("rm", "--force", "--time=0", "--volumes", lab.cluster.container(deployer))
             began = time.monotonic()
             # Without what this machine keeps: from a LAN server, as after the loss of both.
             backup.restore(lab.cluster, source=lab.pair[0])
             took = time.monotonic() - began
         yield Figure("back after", took, TARGET, loose=True)
+        yield Figure("runs before", len(runs), 1, unit="", least=True)
         yield Figure("runs forgotten", len(runs - recorded(lab, deployer)), 0, unit="")
         yield Figure("keys of the authority that changed", float(authority(lab, deployer) != keys), 0, unit="")
         yield Figure("nodes that refuse an older certificate", sum(not admitted(lab, node, kept) for node in lab.address), 0, unit="")
         yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+        yield Figure("the time not told", watch.failed("time"), 0, unit="")
         yield Figure("longest gap in DNS", watch.gap(VIP), 1.5, loose=True)
         yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
     finally:

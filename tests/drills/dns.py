@@ -27,9 +27,9 @@ def edited(lab: Lab, primary: str) -> Iterator[Path]:
         path.unlink()
 
 
-def site(lab: Lab, path: Path) -> None:
-    """Deploy the LAN servers of a rack file."""
-    code, _summary = lab.play([tool("ansible-playbook"), "-i", str(path), "playbooks/site.yml", "--limit=lanservices"])
+def site(lab: Lab, path: Path, limit: str = "lanservices") -> None:
+    """Deploy the LAN servers of a rack file, or those of them that are there."""
+    code, _summary = lab.play([tool("ansible-playbook"), "-i", str(path), "playbooks/site.yml", f"--limit={limit}"])
     if code:
         raise Failure(f"the deploy failed ({code})")
 
@@ -63,3 +63,31 @@ def promote_secondary(lab: Lab):
     yield Figure("serials that went backwards", sum(not before[node] < after[node] < back[node] for node in lab.pair), 0, unit="")
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
     yield Figure("longest gap in DNS", watch.gap(VIP), 1.5, loose=True)
+
+
+@drill("DNS promotion, without the primary")
+def promote_survivor(lab: Lab):
+    """The primary name server is lost; the secondary is made the primary without it, and is followed by it when it is back"""
+    first = lab.variables["rack_dns_primary"]["name"]
+    second = lab.peer(first)
+    before = serials(lab)
+    try:
+        with lab.watching(lab.looks_up()) as watch:
+            lab.power_off(first)
+            lab.until(lambda: lab.holders() == [second], 30, f"{second} holds the floating address")
+            with edited(lab, second) as path:
+                site(lab, path, limit=second)
+                role = lab.run(second, f"rndc zonestatus {lab.domain} | sed -n 's/^type: //p'")
+                lab.power_on(first)
+                lab.until(lambda: lab.run(first, "systemctl is-active named"), 60, f"{first} is up")
+                site(lab, path)
+            lab.until(lambda: len(set(serials(lab).values())) == 1, 20, "both servers have the same zone")
+            after = serials(lab)
+    finally:
+        if first in lab.off:
+            lab.power_on(first)
+        lab.until(lambda: lab.run(first, "systemctl is-active named"), 60, f"{first} is up")
+        site(lab, lab.cluster.path)
+    yield Figure("promoted", float(role == "primary"), 1, unit="", least=True)
+    yield Figure("serials that went backwards", sum(not before[node] < after[node] for node in lab.pair), 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")

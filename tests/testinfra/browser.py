@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
 import json
@@ -62,6 +63,12 @@ class Browser:
         while (message := self.receive()).get("method") != "Page.loadEventFired":
             self.heed(message)
 
+    def log_in(self, login: str) -> None:
+        """Send a login, NAME:PASSWORD, with every request from now on (HTTP Basic, RFC 7617)."""
+        token = base64.b64encode(login.encode()).decode()
+        self.call("Network.enable")
+        self.call("Network.setExtraHTTPHeaders", headers={"Authorization": f"Basic {token}"})
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression in the page."""
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
@@ -73,8 +80,8 @@ def program() -> str | None:
 
 
 @contextlib.contextmanager
-def browsing(command: str) -> Iterator[Browser]:
-    """Start a browser with an empty profile; end it afterwards."""
+def browsing(command: str, *settings: str) -> Iterator[Browser]:
+    """Start a browser with an empty profile, and with further settings; end it afterwards."""
     request_end, requests = os.pipe()
     answers, answer_end = os.pipe()
 
@@ -87,7 +94,7 @@ def browsing(command: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(prefix="beowulf-browser-", ignore_cleanup_errors=True) as profile:
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--no-first-run", f"--user-data-dir={profile}"]
         child = subprocess.Popen(
-            [command, *options, "--remote-debugging-pipe"], preexec_fn=connect, close_fds=False, stderr=subprocess.DEVNULL
+            [command, *options, *settings, "--remote-debugging-pipe"], preexec_fn=connect, close_fds=False, stderr=subprocess.DEVNULL
         )  # fmt: skip
         os.close(request_end)
         os.close(answer_end)

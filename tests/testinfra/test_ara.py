@@ -1,13 +1,24 @@
 """The recorded runs on the deployer: shown and taken by TLS, to those who log in."""
 
+import base64
+import hashlib
 import json
 import os
+import socket
+import ssl
 import subprocess
+import urllib.request
+import uuid
+from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from beowulf import recording, secrets
 from beowulf.cluster import Cluster
+from beowulf.process import environment, output, tool
+from tests.testinfra import browser
 
 testinfra_hosts = ["ansible://ara"]
 PORT = 8137
@@ -28,6 +39,18 @@ except OSError as error:
     print(json.dumps([0, str(error), {{}}]))
 """
 
+PLAYBOOK = """
+- name: Be recorded
+  hosts: {hosts}
+  connection: local
+  gather_facts: false
+  become: false
+  tasks:
+    - name: Say something
+      ansible.builtin.debug:
+        msg: said by {{{{ inventory_hostname }}}} for {word}
+"""
+
 TESTSSL = "testssl.sh bsdextrautils procps libproc2-0"
 """Debian's packages of testssl.sh, and what it calls that a small node may lack."""
 SECTIONS = "--protocols --server-preference --server-defaults --std --fs --headers --vulnerable"
@@ -42,6 +65,28 @@ def cluster():
 @pytest.fixture(scope="module")
 def login(cluster):
     return f"admin:{secrets.store_of(cluster).get('ara_admin')}"
+
+
+@pytest.fixture(scope="module")
+def run(cluster, login, tmp_path_factory):
+    """A run that this controller records, as a deploy does: its id, playbook and hosts, and a word in its results. Forgotten at the end."""
+    word = f"word{uuid.uuid4().hex}"
+    folder = tmp_path_factory.mktemp("ara")
+    playbook, told = folder / f"{word}.yml", folder / "told.json"
+    hosts = [name for name, node in cluster.rack.nodes.items() if node.type != "compute"]
+    playbook.write_text(PLAYBOOK.format(word=word, hosts=json.dumps(hosts)), encoding="utf-8")
+    env = environment(ANSIBLE_INVENTORY_ENABLED="beowulf.cluster.rack", BEOWULF_ARA="auto", BEOWULF_ARA_TOLD_IN=str(told))
+    done = output([tool("ansible-playbook"), "--inventory", str(cluster.path), str(playbook)], timeout=120, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    server, where = recording.deployers(cluster), json.loads(told.read_text(encoding="utf-8"))
+    assert where["url"].startswith(f"{server.url}/playbooks/"), where
+    number = int(where["url"].rpartition("/")[2].removesuffix(".html"))
+    yield SimpleNamespace(id=number, playbook=playbook, word=word, hosts=hosts)
+    token = base64.b64encode(login.encode()).decode()
+    forget = urllib.request.Request(f"{server.url}/api/v1/playbooks/{number}", headers={"Authorization": f"Basic {token}"}, method="DELETE")
+    tls = urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=server.ca))
+    with urllib.request.build_opener(urllib.request.ProxyHandler({}), tls).open(forget, timeout=10) as answer:
+        assert answer.status == 204
 
 
 @pytest.fixture
@@ -167,10 +212,53 @@ def test_testssl_finds_nothing_of_medium_severity_or_worse(rack, cluster, testss
     assert "HSTS_time" in found
 
 
-def test_this_controller_finds_it_and_the_runs_of_its_cluster(cluster):
-    """As a deploy does that records its run there."""
+def test_this_controller_finds_what_it_recorded_among_the_runs_of_its_cluster(cluster, run):
     server = recording.deployers(cluster)
-    assert server.get(f"/api/v1/playbooks?limit=1&label=cluster:{cluster.rack.cluster}")["count"] >= 0
+
+    def found(name):
+        runs = server.get(f"/api/v1/playbooks?label=cluster:{name}&path={run.playbook}")["results"]
+        return [(one["id"], one["status"], one["items"]["hosts"]) for one in runs]
+
+    assert found(cluster.rack.cluster) == [(run.id, "completed", len(run.hosts))]
+    assert found(f"{cluster.rack.cluster}-not") == []
+
+
+def pin_of(address, root):
+    """Return the checksum of the key of a server that has proven to be the one at its address, as Chromium wants it."""
+    context = ssl.create_default_context(cafile=root)
+    with socket.create_connection((address, 443), 10) as plain, context.wrap_socket(plain, server_hostname=address) as secure:
+        certificate = x509.load_der_x509_certificate(secure.getpeercert(binary_form=True))
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return base64.b64encode(hashlib.sha256(key).digest()).decode()
+
+
+def test_a_person_can_read_a_run(rack, cluster, login, run):
+    """In a real browser, from the list of runs by its links to one result of one node; the pages complain of nothing."""
+    if not (command := browser.program()):
+        pytest.skip(f"no browser on this machine: none of {', '.join(browser.PROGRAMS)}")
+    address = rack["rack_deployer"]["address"]
+    pin = pin_of(address, str(cluster.state / "ca" / "root.crt"))
+    node = rack["rack_deployer"]["name"]
+    with browser.browsing(command, f"--ignore-certificate-errors-spki-list={pin}") as page:
+        page.log_in(login)
+
+        def read(url):
+            page.open(url, width=1280, height=800)
+            assert page.complaints == [], url
+            return page.evaluate("document.body.innerText")
+
+        def link(path, text=""):
+            """Return where a link leads that is below a path, and in a row of a table that has a text; None if there is none."""
+            rows = f"[...document.querySelectorAll('tr')].filter(row => row.innerText.includes({json.dumps(text)}))"
+            return page.evaluate(f"{rows}.flatMap(row => [...row.querySelectorAll('a')]).find(a => a.pathname.startsWith('{path}'))?.href")
+
+        read(f"https://{address}/?path={run.playbook}")
+        assert link("/playbooks/", run.word) == f"https://{address}/playbooks/{run.id}.html"
+        shown = read(f"https://{address}/playbooks/{run.id}.html")
+        assert all(name in shown for name in [*run.hosts, "Say something"])
+        assert link("/hosts/", node)
+        shown = read(link("/results/", node))
+        assert f"said by {node} for {run.word}" in shown
 
 
 def test_its_secrets_are_for_its_user_alone(host):

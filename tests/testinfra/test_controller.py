@@ -82,3 +82,10 @@ def test_a_run_goes_on_while_ara_is_down(host):
         host.check_output("sudo systemctl start nginx")
     assert answer.rc == 0, answer.stdout + answer.stderr
     assert " ".join(answer.stderr.split()).count("This run is recorded on this machine, not by ARA on the deployer") == 1
+
+
+def test_renews_certificates_by_itself(host):
+    """The timer runs, and what it starts comes to its end in its sandbox."""
+    assert host.check_output("systemctl show --property=ActiveState --value cluster-certificates.timer") == "active"
+    result = host.run("sudo systemctl start cluster-certificates.service")
+    assert result.rc == 0, host.check_output("sudo journalctl --no-pager --lines=40 --unit=cluster-certificates.service")

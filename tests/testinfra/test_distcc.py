@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 
@@ -41,17 +42,26 @@ def ask(host, compiler, source="", server=""):
     return host.check_output("python3 -c %s %s %s %s %s", CLIENT, server or own, str(PORT), source or own, compiler)
 
 
-@pytest.fixture
-def project(host):
-    """A folder with sources that have not been compiled before, by anyone."""
+@contextlib.contextmanager
+def sources(host):
+    """A folder on a node with sources that have not been compiled before, by anyone."""
     mark = f"distcc{uuid.uuid4().hex}"
     folder = f"/tmp/{mark}"
     host.check_output("install -d -o nobody %s", folder)
-    for number in range(FILES):
-        source = f'#include <stdio.h>\nint {mark}_{number}(int n) {{ return n ? printf("%d", n) : {number}; }}\n'
-        host.check_output("printf %%s %s > %s/%s_%s.c", source, folder, mark, str(number))
-    yield folder, mark
-    host.check_output("rm -rf %s", folder)
+    try:
+        for number in range(FILES):
+            source = f'#include <stdio.h>\nint {mark}_{number}(int n) {{ return n ? printf("%d", n) : {number}; }}\n'
+            host.check_output("printf %%s %s > %s/%s_%s.c", source, folder, mark, str(number))
+        yield folder, mark
+    finally:
+        host.check_output("rm -rf %s", folder)
+
+
+@pytest.fixture
+def project(host):
+    """Such a folder on this node."""
+    with sources(host) as made:
+        yield made
 
 
 def build(host, folder, command):
@@ -99,6 +109,20 @@ def test_a_build_in_a_login_shell_is_shared_and_remembered(host, project):
     assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES, "compiled again instead of from the cache"
 
 
+def test_what_is_compiled_on_the_deployer_is_made_by_others(host, rack):
+    """And remembered there; the deployer itself takes no jobs."""
+    deployer = at(host, rack["rack_deployer"])
+    with sources(deployer) as (folder, mark):
+        for _time in range(2):
+            result = build(deployer, folder, "env DISTCC_FALLBACK=0 gcc -O2 -c %")
+            assert result.rc == 0, result.stderr
+            assert len(objects(deployer, folder)) == FILES
+            made = sum(len(jobs(at(host, node), mark)) for node in herd(host))
+            assert made == FILES, "not made by the herd, or made again instead of taken from the cache"
+    assert deployer.check_output("ss --no-header --listening --tcp 'sport = :%s'", str(PORT)) == ""
+    assert deployer.run("systemctl is-enabled distcc").stdout.strip() != "enabled"
+
+
 def test_every_node_takes_jobs(host):
     for node in herd(host):
         assert ask(host, "gcc", server=node["address"]) == "object", node
@@ -132,9 +156,9 @@ def test_only_the_lan_address_listens(host):
     assert [line.split()[3] for line in listening] == [f"{own}:{PORT}"]
 
 
-def test_compilers_of_the_herd_are_the_same(host):
+def test_compilers_of_the_herd_and_of_the_deployer_are_the_same(host, rack):
     question = "gcc -dumpmachine && gcc -dumpfullversion && gcc -Q --help=target | grep -- -march="
-    compilers = {node["name"]: at(host, node).check_output(question) for node in herd(host)}
+    compilers = {node["name"]: at(host, node).check_output(question) for node in [*herd(host), rack["rack_deployer"]]}
     assert len(set(compilers.values())) == 1, compilers
 
 

@@ -58,6 +58,10 @@ def test_a_change_reaches_the_secondary_by_notify(host, rack, node, eventually):
         edit = f"s/ {serial} 300 60 / {serial + 1} 300 60 /; $ a notified TXT here"
         primary.check_output(f"sudo sed -i '{edit}' {path} && sudo rndc reload {domain}")
         eventually(lambda: dig(host, secondary, f"notified.{domain}", "TXT") == ['"here"'], 10)
+        # What changed was sent, not the zone.
+        sent = primary.check_output("sudo journalctl --no-pager --quiet --unit=named --since=-30s --grep=%s", f"'{domain}/IN': .*started")
+        assert "IXFR started: TSIG" in sent
+        assert "AXFR started" not in sent
     finally:
         back = f"s/ {serial} 300 60 / {serial + 2} 300 60 /; s/ serial {serial}$/ serial {serial + 2}/"
         primary.check_output(f"sudo mv {path}.kept {path} && sudo sed -i '{back}' {path} && sudo rndc reload {domain}")
@@ -75,3 +79,43 @@ def test_changes_by_strangers_are_refused(host, rack):
 def test_does_not_tell_its_version(host, rack):
     for server in servers(rack)[1:]:
         assert dig(host, server, "version.bind", "CH", "TXT") == []
+
+
+def test_says_no_more_than_it_was_asked(host, rack):
+    """Answers that are small make nobody's flood larger."""
+    for server in servers(rack)[1:]:
+        answer = host.check_output(f"dig +time=2 +tries=1 @{server} {rack['rack_nodes'][0]['fqdn']}")
+        assert "ANSWER: 1, AUTHORITY: 0, ADDITIONAL: 1" in answer  # the pseudo-record of EDNS
+
+
+FLOOD = """
+import select, time
+socks, got, question = [], 0, bytes.fromhex("{question}")
+for _ in range({count}):
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.connect(("{server}", 53))
+    one.send(question)
+    socks.append(one)
+deadline = time.monotonic() + 2
+while socks and (ready := select.select(socks, [], [], max(0, deadline - time.monotonic()))[0]):
+    for one in ready:
+        got += not one.recv(2048)[2] & 2  # whole, and not only a hint to ask over TCP
+        socks.remove(one)
+print(json.dumps(got))
+"""
+
+
+def test_does_not_help_to_flood_anyone(host, rack, python):
+    """Who asks the same thing again and again, under an address that may be forged, gets an answer to some of it."""
+    name = b"".join(bytes([len(label)]) + label.encode() for label in f"ara.{rack['rack_domain']}".split("."))
+    question = (bytes.fromhex("002a00000001000000000000") + name + bytes.fromhex("0000010001")).hex()
+    for server in servers(rack)[1:]:
+        answered = python(host, FLOOD.format(question=question, count=900, server=server))
+        assert 0 < answered < 900
+
+
+def test_strangers_on_a_server_read_neither_keys_nor_zones(node, rack):
+    for server in rack["rack_lanservices"]:
+        there = node(server["name"])
+        for path in there.check_output("sudo find /etc/bind /var/lib/bind -name '*.key' -o -name '*.zone'").splitlines():
+            assert there.run(f"sudo -u nobody cat {path}").rc != 0, path

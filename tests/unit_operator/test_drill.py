@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy, drill, drill_report, herd, lock
+from beowulf import deploy, drill, drill_report, herd, lock, probe
 from beowulf.__main__ import named
 from beowulf.drill import Figure, Watch
 from beowulf.errors import Failure, Refusal
@@ -79,11 +79,89 @@ def test_a_gap_goes_from_answer_to_answer_and_to_the_ends_of_the_watch():
         }
     )
     assert watch.gaps("a") == [(0, 1), (1, 3), (4, 4)]
-    assert watch.gap("a") == 4
+    assert Watch({"a": [*watch.samples["a"], [8.5, 0.1, ""]]}).gap("a") == 4.5
     assert watch.failed("a") == 4
-    assert watch.gap("none") == 8
     assert watch.longest("none") == math.inf
     assert Watch({"a": [[0, 0.5, ""], [1, 0.7, ""]]}).longest("a") == 0.7
+
+
+def test_who_did_not_come_back_was_away_for_ever():
+    samples = [[0, 0.1, ""], [1, 0.1, ""], [2, None, ""], [3, None, ""]]
+    assert Watch({"a": samples}).gap("a") == math.inf
+    assert Watch({"a": [[0, None, ""], [1, None, ""]]}).gap("a") == math.inf
+    assert Watch({"leases": []}).longest("leases") == math.inf
+    never = drill.summarise([[Figure("gap", math.inf, 1, loose=True)]])["gap"]
+    late = drill.summarise([[Figure("gap", 3, 1, loose=True)]])["gap"]
+    assert [drill.verdict(never, quick=True), drill.verdict(late, quick=True), drill.verdict(late, quick=False)] == [
+        "FAILED",
+        "late",
+        "FAILED",
+    ]
+
+
+class Dhcp:
+    """A server whose answers are given: an address for each who asks, None for nobody there."""
+
+    DISCOVER, OFFER, ACK, MESSAGE_TYPE = 1, 2, 5, 53
+
+    def __init__(self, *addresses):
+        self.addresses, self.released, self.number = list(addresses), [], 0
+
+    def Conversation(self, interface, mac=None):  # named as the class that it stands for
+        self.number += 1
+        return Stranger(self, mac or b"%06d" % self.number)
+
+
+class Stranger(contextlib.nullcontext):
+    """One who asks it."""
+
+    def __init__(self, server, mac):
+        super().__init__(self)
+        self.server, self.mac = server, mac
+
+    def send(self, kind):
+        self.answer = self.server.addresses.pop(0) if self.server.addresses else None
+
+    def replies(self, kinds, wait):
+        return [self.answer] if self.answer else []
+
+    def request(self, offer, wait):
+        return {"address": offer, "options": {Dhcp.MESSAGE_TYPE: bytes([Dhcp.ACK])}}
+
+    def release(self, lease):
+        self.server.released.append((self.mac, lease["address"]))
+
+
+def asked(server, rounds):
+    """The samples of a watch that ends while the last stranger asks."""
+
+    class Until:
+        def __init__(self):
+            self.left = rounds
+
+        def is_set(self):
+            self.left -= 1
+            return self.left < 0
+
+        def wait(self, _seconds):
+            return None
+
+    return probe.leases(server, {"interface": "eth0"}, Until())
+
+
+def test_who_asks_at_the_end_is_heard_out():
+    assert [sample[1] is None for sample in asked(Dhcp("10.0.0.1", None, None, "10.0.0.2"), 2)] == [False, False]
+    assert [sample[1] is None for sample in asked(Dhcp("10.0.0.1", *[None] * 9), 2)] == [False, True]
+
+
+def test_an_address_that_two_have_is_marked_and_all_are_given_back():
+    server = Dhcp("10.0.0.1", "10.0.0.2", "10.0.0.1")
+    samples = asked(server, 3)
+    assert [sample[2].endswith(probe.TWICE) for sample in samples] == [False, False, True]
+    assert sorted(address for _mac, address in server.released) == ["10.0.0.1", "10.0.0.2"]
+    many = Dhcp(*(f"10.0.0.{number}" for number in range(20)))
+    asked(many, 20)
+    assert len({mac for mac, _address in many.released}) == 20
 
 
 def test_percentiles_are_values_that_were_measured():
@@ -248,3 +326,23 @@ def test_a_drill_that_somebody_else_keeps_from_deploying_has_failed():
         raise Refusal("psi runs ca.renew")
 
     assert drill.run_one(Broken(), drill.Drill("x", "1", True, body)) == ([], "psi runs ca.renew")
+
+
+def test_a_drill_that_trips_is_told_and_the_next_one_runs():
+    def body(lab):
+        return json.loads("no answer")
+
+    assert drill.run_one(Broken(), drill.Drill("x", "1", True, body))[1].startswith("JSONDecodeError: ")
+
+
+def test_the_figures_are_kept_when_the_deploy_afterwards_cannot_be(monkeypatch):
+    def refused(self, command):
+        raise Refusal("psi runs ca.renew")
+
+    lab = Broken()
+    lab.cluster = None
+    monkeypatch.setattr(Broken, "play", refused)
+    monkeypatch.setattr(deploy, "playbook", lambda *_: [])
+    assert drill.redeploy(lab) == (None, "psi runs ca.renew")
+    monkeypatch.setattr(Broken, "play", lambda *_: (2, None))
+    assert drill.redeploy(lab)[0] is None

@@ -10,6 +10,7 @@ import pytest
 from beowulf import lynis
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
+from beowulf.process import ROOT
 
 LOG = """\
 2026-01-01 00:00:00 Program version:           3.1.4
@@ -30,7 +31,7 @@ LOG = """\
 
 
 def test_points_are_counted_for_each_check():
-    rating = lynis.read(LOG, container=True)
+    rating = lynis.read(LOG, container=True, deployed=True)
     assert (rating.version, rating.index()) == ("3.1.4", 100 * 10 // 23)
     assert rating.checks["FILE-6374"] == (9, 10)
     assert rating.missing == {"USB-3000": 8, "FILE-6374": 1, "SSH-7408:Port": 3, "KRNL-6000:fs.protected_fifos": 1}
@@ -38,7 +39,7 @@ def test_points_are_counted_for_each_check():
 
 @pytest.mark.parametrize(("container", "index"), [(True, 100 * 10 // 13), (False, 100 * 10 // 23)])
 def test_only_a_container_is_forgiven_what_it_cannot_have(container, index):
-    assert lynis.read(LOG, container).index(without_limits=True) == index
+    assert lynis.read(LOG, container, True).index(without_limits=True) == index
 
 
 @pytest.mark.parametrize(("check", "found"), [("KRNL-6000:fs.x", True), ("KRNL-6000:fsx", False), ("KRNL-6000", False), ("USB-3000", True)])
@@ -47,14 +48,14 @@ def test_a_reason_is_for_a_check_and_what_belongs_to_it(check, found):
 
 
 def test_every_missing_point_has_a_reason_or_is_open():
-    shown = lynis.items({"psi": lynis.read(LOG, True), "omega": lynis.read(LOG.replace("SSH-7408", "NEW-0001"), True)})
+    shown = lynis.items({"psi": lynis.read(LOG, True, True), "omega": lynis.read(LOG.replace("SSH-7408", "NEW-0001"), True, True)})
     assert shown[2] == "| USB-3000 | 8 | all | container: a container has no USB |"
     assert "| SSH-7408:Port | 3 | psi | another port hides nothing |" in shown
     assert "| NEW-0001 | 3 | omega | open |" in shown
 
 
 def test_on_metal_the_reason_is_ours():
-    assert f"| USB-3000 | 8 | all | {lynis.DECIDED['USB-3000']} |" in lynis.items({"psi": lynis.read(LOG, False)})
+    assert f"| USB-3000 | 8 | all | {lynis.DECIDED['USB-3000']} |" in lynis.items({"psi": lynis.read(LOG, False, True)})
 
 
 def test_the_program_belongs_to_root_alone(tmp_path):
@@ -74,9 +75,10 @@ def test_the_program_belongs_to_root_alone(tmp_path):
 
 def test_a_node_is_audited(tmp_path):
     (tmp_path / "log").write_text(LOG)
-    rating = lynis.audit(["sh", "-c", f"cat >/dev/null; echo podman; cat {tmp_path}/log"], b"archive")
-    assert (rating.container, rating.checks["USB-3000"]) == (True, (0, 8))
-    assert not lynis.audit(["sh", "-c", f"cat >/dev/null; echo none; cat {tmp_path}/log"], b"archive").container
+    rating = lynis.audit(["sh", "-c", f"cat >/dev/null; echo podman; echo deployed; cat {tmp_path}/log"], b"archive")
+    assert (rating.container, rating.deployed, rating.checks["USB-3000"]) == (True, True, (0, 8))
+    vanilla = lynis.audit(["sh", "-c", f"cat >/dev/null; echo none; echo vanilla; cat {tmp_path}/log"], b"archive")
+    assert (vanilla.container, vanilla.deployed) == (False, False)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,45 @@ def test_a_node_is_audited(tmp_path):
 def test_a_node_that_cannot_be_audited_says_why(command, said):
     with pytest.raises(Failure, match=said):
         lynis.audit(["sh", "-c", command], b"")
+
+
+def rated(index, deployed):
+    return lynis.Rating("3.1.4", container=False, deployed=deployed, checks={"USB-3000": (index, 100)})
+
+
+@pytest.fixture
+def rate(monkeypatch, tmp_path):
+    """Rate nodes of the lab that have certain ratings."""
+
+    def run(ratings, **options):
+        monkeypatch.setattr(lynis, "fetch", lambda folder: tmp_path)
+        monkeypatch.setattr(lynis, "program", lambda package: b"")
+        monkeypatch.setattr(lynis, "ways", lambda cluster, nodes, console: {node: [node] for node in nodes})
+        monkeypatch.setattr(lynis, "audit", lambda way, archive: ratings[way[0]])
+        lynis.rate(Cluster("lab"), limit=",".join(ratings), **options)
+
+    return run
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_deployed_node_below_the_target_is_named(rate, as_json):
+    with pytest.raises(Failure) as raised:
+        rate({"omega": rated(80, True), "psi": rated(79, True), "alpha": rated(12, True)}, as_json=as_json)
+    assert raised.value.code == 1
+    assert str(raised.value).splitlines() == [
+        "lynis lab: psi has an index of 79 without what a container cannot have; it has to be 80 or more",
+        "lynis lab: alpha has an index of 12 without what a container cannot have; it has to be 80 or more",
+    ]
+
+
+def test_a_node_before_its_first_deploy_is_not_judged(rate, capsys):
+    rate({"omega": rated(80, True), "psi": rated(63, False)})
+    assert capsys.readouterr().out.endswith("\nNot judged, because no deploy has come to its end there: psi\n")
+
+
+def test_what_a_deployed_node_is_known_by_is_what_its_last_role_makes():
+    assert (ROOT / f"roles/hardening/templates{lynis.MARK}.j2").is_file()
+    assert f"test -e {lynis.MARK}" in lynis.AUDIT
 
 
 def test_the_program_of_a_shell_comes_through_ssh_as_it_is():

@@ -71,7 +71,9 @@ options:
         type: str
         required: true
       pool:
-        description: The addresses that DHCP gives to machines which are not in the file, C(FIRST-LAST).
+        description:
+          - The addresses that DHCP gives to machines which are not in the file, C(FIRST-LAST).
+          - In a first deploy every node but the router takes its first lease there, so it needs one address more than there are nodes.
         type: str
         required: true
       forwarders:
@@ -130,7 +132,7 @@ options:
         type: raw
       uplink:
         description:
-          - The router's address outside the LAN, where the controller meets it first.
+          - The router's address outside the LAN, where the controller meets it first. It must not lie in O(network.subnet).
           - By default the third address of the network O(lab.uplink) in the lab; elsewhere the router has to be at its LAN address.
         type: str
       distcc:

@@ -165,7 +165,11 @@ def _all_vars(rack: Rack, roles: Roles) -> dict[str, Any]:
             {"name": name, "fqdn": f"{name}.{rack.domain}", "address": str(rack.nodes[name].address), "slots": _slots(rack.nodes[name])}
             for name in doing("mpi")
         ],
-        "rack_distcc_hosts": [{**_place(rack, name), "jobs": _slots(rack.nodes[name])} for name in doing("distcc")],
+        # A client prefers the hosts that come first.
+        "rack_distcc_hosts": [
+            {**_place(rack, name), "jobs": _slots(rack.nodes[name])}
+            for name in sorted(doing("distcc"), key=lambda name: _slots(rack.nodes[name]), reverse=True)
+        ],
         "rack_jobs_server": _place(rack, roles.jobs_server) if roles.jobs_server else None,
         "rack_jobs_nodes": [_place(rack, name) for name in doing("jobs")],
         "rack_k3s_servers": [_place(rack, name) for name in doing("k3s_server")],

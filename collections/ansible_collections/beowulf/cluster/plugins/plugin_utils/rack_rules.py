@@ -21,6 +21,8 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import
 
 MAX_NODES = 10_000
 COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute": (1, MAX_NODES)}
+SPARE_LEASES = 2
+"""Addresses of the pool beyond those that the nodes take in a first deploy, all of them but the router."""
 SWITCHES = {"router": ("uplink",), "compute": ("k3s", "distcc", "mpi", "jobs", "slots"), "lanservices": ("dns", "vrrp_priority")}
 FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches of a node add the others
     "router": ("nat", "bootstrap"),
@@ -103,6 +105,7 @@ def check_relations(report: Report, rack: Rack) -> None:
         _check_addresses(report, rack, nodes)
         _check_pool(report, rack, nodes)
         _check_gateway(report, rack, nodes)
+        _check_uplink(report, rack, nodes)
         _check_upstream(report, rack, nodes)
     _check_timers(report, rack)
     _check_pairs(report, nodes)
@@ -265,8 +268,22 @@ def _check_pool(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
         rule = f"overlaps the addresses of {len(inside)}: {names}"
         also = tuple(where for _who, where, _address in inside)
         report.add(loc, rule, "the pool is for machines that are not in this file", also=also, value=str(pool))
-    elif int(pool.end) == int(pool.start):
-        report.add(loc, "has 1 address, at least 2 are needed: one for a new machine, one for a declined lease", value=str(pool))
+    else:
+        leases, size = max(len(nodes) - 1, 0), int(pool.end) - int(pool.start) + 1
+        if size < leases + SPARE_LEASES:
+            first = "the first leases of all nodes but the router, " if leases else ""
+            rule = f"has {size} address{'es' if size > 1 else ''}, at least {leases + SPARE_LEASES} are needed: {first}"
+            report.add(loc, rule + "one for a new machine, one for a declined lease", value=str(pool))
+
+
+def _check_uplink(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
+    """The router stands between two networks: with one of both sides in the other, it would send nothing out."""
+    net = rack.network.subnet if report.clean(("network", "subnet")) else None
+    for name, node in nodes.items():
+        loc: Loc = ("nodes", name, "uplink")
+        if net and node.uplink and node.uplink in net and report.clean(loc):
+            rule = f"lies in the cluster's own subnet {net}, and the router needs two networks: yours at home and the cluster's"
+            report.add(loc, rule, "set `network.subnet` to another network", value=str(node.uplink))
 
 
 def _check_gateway(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:

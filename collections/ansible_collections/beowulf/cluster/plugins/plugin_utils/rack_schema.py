@@ -71,7 +71,7 @@ class Network(Model):
     vip: Address
     """The floating address that one of the two lanservices nodes holds."""
     pool: Pool
-    """The addresses DHCP gives to machines that are not in this file, FIRST-LAST."""
+    """The addresses DHCP gives to machines that are not in this file, and to new nodes before their first deploy, FIRST-LAST."""
     forwarders: list[Forwarder] = []
     """DNS servers outside, by address. Empty: names are resolved from the root servers."""
     ntp: list[NtpServer] = []

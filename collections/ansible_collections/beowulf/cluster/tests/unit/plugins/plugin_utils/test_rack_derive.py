@@ -178,6 +178,12 @@ def test_variables_of_all(lab: Inventory, racks: Path) -> None:
     assert [node["name"] for node in lab.all_vars["rack_nodes"]] == ["omega", "psi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
 
 
+def test_jobs_of_distcc_go_to_those_with_most_cores_first(full: Inventory) -> None:
+    """And to equals in the order of the file: clients prefer those that come first."""
+    order = [(host["name"], host["jobs"]) for host in full.all_vars["rack_distcc_hosts"]]
+    assert order == [("c4", 4), ("c5", 4), ("c1", 3), ("c2", 3), ("c3", 3), ("old", 1)]
+
+
 def test_paths_of_keys(tmp_path: Path, racks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     (tmp_path / "inventory").mkdir()
@@ -224,9 +230,9 @@ def test_reverse_zone_of_a_small_subnet(racks: Path, tmp_path: Path) -> None:
     path.write_text(
         (racks / "good/lab.rack.yml")
         .read_text()
-        .replace("10.77.0.0/24", "10.77.0.0/27")
-        .replace("200-10.77.0.239", "28-10.77.0.29")
-        .replace("10.77.0.254", "10.77.0.30")
+        .replace("10.77.0.0/24", "10.77.0.0/26")
+        .replace("200-10.77.0.239", "40-10.77.0.48")
+        .replace("10.77.0.254", "10.77.0.62")
     )
     assert [zone["name"] for zone in derive(load_rack(path)).all_vars["rack_zones"]] == ["lab.internal", "0.77.10.in-addr.arpa"]
 
@@ -234,7 +240,8 @@ def test_reverse_zone_of_a_small_subnet(racks: Path, tmp_path: Path) -> None:
 def test_a_large_rack_keeps_its_lists_in_one_place(racks: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.rack.yml"
     rows = [f'  n{i}: {{type: compute, address: 10.77.1.{i}, mac: "b8:27:ec:00:00:{i:02x}"}}' for i in range(1, 130)]
-    path.write_text((racks / "good/lab.rack.yml").read_text().replace("0.0/24", "0.0/16") + "\n".join(rows) + "\n")
+    content = (racks / "good/lab.rack.yml").read_text().replace("0.0/24", "0.0/16").replace("0.200-10.77.0.239", "2.0-10.77.2.255")
+    path.write_text(content + "\n".join(rows) + "\n")
     inventory = derive(load_rack(path))
     assert len(inventory.hosts["psi"]["rack_nodes"]) == 137
     assert inventory.all_vars["rack_nodes"] == "{{ hostvars['psi']['rack_nodes'] }}"

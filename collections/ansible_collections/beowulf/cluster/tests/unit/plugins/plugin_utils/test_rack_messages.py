@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,7 @@ def large(count: int) -> str:
     macs = ((i, f"b8:27:ec:{i >> 16:02x}:{i >> 8 & 255:02x}:{i & 255:02x}") for i in range(count - 4))
     rows = [f'  n{i}: {{type: compute, address: 10.77.{i // 200 + 1}.{i % 200 + 1}, mac: "{mac}"}}' for i, mac in macs]
     head = BASE[: BASE.index("nodes:\n")].replace("10.77.0.0/24", "10.77.0.0/16")
+    head = head.replace("10.77.0.200-10.77.0.239", f"10.77.128.0-{ip_address('10.77.128.0') + count}")
     return "\n".join([head.rstrip(), *four, *rows]) + "\n"
 
 
