@@ -190,12 +190,14 @@ def build(c: Context, dir: str, pump: bool = False, fetch: str = "", cluster: st
 @plainly
 def rack_check(c: Context, file: str = "") -> None:
     """Check a rack file: every mistake in it, with its line."""
-    from beowulf.cluster import load_rack, rack_file
+    from beowulf.cluster import EXAMPLE, INVENTORY, check_name, load_rack, rack_file
 
     path = Path(file) if file else rack_file(DEFAULT)
     if not path.is_file():
         raise Refusal(f"There is no file {path}.")
     rack = load_rack(path)
+    if path.resolve().parent == INVENTORY and path.name != EXAMPLE:
+        check_name(path, rack.cluster)
     print(f"{path}: good, {len(rack.nodes)} nodes")
 
 

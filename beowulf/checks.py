@@ -23,7 +23,7 @@ def lint_steps() -> list[Step]:
         ("ansible-lint", [tool("ansible-lint"), "--offline", "--nocolor", "-q"]),
         ("ruff check", [tool("ruff"), "check", "--quiet", "."]),
         ("ruff format", [tool("ruff"), "format", "--quiet", "--check", "."]),
-        ("shellcheck", [tool("shellcheck"), "bootstrap"]),
+        ("shellcheck", [tool("shellcheck"), "bootstrap", "roles/network/files/take-interface.sh"]),
     ]
 
 

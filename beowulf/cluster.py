@@ -14,6 +14,8 @@ from beowulf.process import ROOT, output
 
 SUFFIX = ".rack.yml"
 INVENTORY = ROOT / "inventory"
+EXAMPLE = f"example{SUFFIX}"
+"""No cluster, but what the rack file of one is copied from."""
 # Where Python finds the collection; Ansible knows from ansible.cfg.
 COLLECTIONS = str(ROOT / "collections")
 
@@ -33,6 +35,15 @@ def rack_file(name: str) -> Path:
             f"There is no cluster {name!r}: inventory/{Path(name).name}{SUFFIX} is missing.{meant} There are: {', '.join(names())}."
         )
     return path
+
+
+def check_name(path: Path, cluster: str) -> None:
+    """Refuse a rack file that has not the name of its cluster: commands go by the one, the state and the deployer by the other."""
+    if path.name != f"{cluster}{SUFFIX}":
+        raise Refusal(
+            f"{path.name} says `cluster: {cluster}`, and a rack file is named after its cluster. Say `cluster: "
+            f"{path.name.removesuffix(SUFFIX)}` there, or copy it: cp inventory/{path.name} inventory/{cluster}{SUFFIX}"
+        )
 
 
 def load_rack(path: Path) -> Any:
@@ -75,6 +86,7 @@ class Cluster:
         self.name = name
         self.path = rack_file(name)
         self.rack = load_rack(self.path)
+        check_name(self.path, self.rack.cluster)
 
     @property
     def is_lab(self) -> bool:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from beowulf import ca, host, inventory, lock, secrets
+from beowulf import ca, first_contact, host, inventory, lock, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, environment, run, tool
@@ -73,15 +73,17 @@ def with_recording(summary: Path, told: Path) -> dict[str, Any] | None:
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says."""
     options = options_for(limit, tags, check)
-    if limit:
-        # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
-        inventory.select(cluster.path, limit)
+    # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
+    nodes = inventory.select(cluster.path, limit) if limit else ()
     # The deployer is asked when the lab is up, where it is one of its nodes.
     with lock.here(cluster, "deploy"):
+        if not cluster.is_lab:
+            first_contact.preflight(cluster, nodes, check)
         secrets.preflight(cluster)
         if cluster.is_lab:
-            host.require_lab()
-            if not cluster.lab_is_up():
+            running = cluster.lab_is_up()
+            host.require_lab(running)
+            if not running:
                 if check:
                     raise Failure("The lab is not up, so that there is nothing to check: ./bootstrap lab.up")
                 # A run of its own, so that it is recorded and told as one.
@@ -99,7 +101,7 @@ def lab(cluster: Cluster, task: str) -> None:
         raise Refusal(f"The nodes of {cluster.name} are no containers: {cluster.path.name} has no key `lab`.")
     name = "lab" if task == "lab.up" else "lab_down"
     with lock.changing(cluster, task):
-        host.require_lab()
+        host.require_lab(running=name == "lab_down" or cluster.lab_is_up())
         code, summary = run_playbooks(playbook(cluster, name), task)
         if name == "lab_down" and not code:
             for path in cluster.facts.glob("*.json"):

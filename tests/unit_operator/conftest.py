@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from beowulf import cluster, first_contact
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,3 +23,20 @@ def operator():
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=os.environ | env)
 
     return run
+
+
+@pytest.fixture
+def boards(tmp_path, monkeypatch):
+    """The folder of a project with the rack file of real machines, inventory/home.rack.yml, and nothing else in it."""
+    (tmp_path / "inventory").mkdir()
+    shutil.copy(ROOT / "inventory/example.rack.yml", tmp_path / "inventory/home.rack.yml")
+    monkeypatch.setattr(cluster, "ROOT", tmp_path)
+    monkeypatch.setattr(cluster, "INVENTORY", tmp_path / "inventory")
+    monkeypatch.setattr(first_contact, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def home(boards):
+    """A cluster of real machines."""
+    return cluster.Cluster("home")

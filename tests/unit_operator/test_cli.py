@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CONTRACT = [
     *("deploy", "verify", "status", "rack.check", "rack.schema", "lab.up", "lab.down", "lab.shell"),
@@ -62,10 +65,11 @@ def test_the_schema_is_json(operator):
     assert json.loads(operator("rack.schema").stdout)["$schema"]
 
 
-def test_a_cluster_of_real_machines_has_no_containers(operator, tmp_path):
+def test_the_example_is_a_good_file_and_no_cluster(operator):
+    assert operator("rack.check", "--file", str(ROOT / "inventory/example.rack.yml")).returncode == 0
     result = operator("lab.down", "--cluster", "example")
     assert result.returncode == 2
-    assert "The nodes of example are no containers" in result.stderr or "There is no cluster 'example'" in result.stderr
+    assert "example.rack.yml says `cluster: home`, and a rack file is named after its cluster." in result.stderr
 
 
 def test_help_is_not_a_check_run(operator):

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
+from invoke import Context, Exit
 
+import tasks
 from beowulf import cluster, deploy, inventory
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
@@ -77,6 +80,27 @@ def test_a_limit_that_matches_nothing_is_refused_before_the_lab_is_made(lab, mon
 )
 def test_a_limit_is_a_pattern_of_ansibles(lab, pattern, nodes):
     assert sorted(inventory.select(lab.path, pattern)) == nodes
+
+
+@pytest.mark.parametrize("task", ["lab.up", "lab.down"])
+def test_a_cluster_of_real_machines_has_no_containers(home, task):
+    with pytest.raises(Refusal, match=r"The nodes of home are no containers: home\.rack\.yml has no key `lab`"):
+        deploy.lab(home, task)
+
+
+def test_a_rack_file_is_named_after_its_cluster(boards):
+    """The commands go by the file's name; the state, and the deployer, by that of the cluster."""
+    (boards / "inventory/home.rack.yml").rename(boards / "inventory/office.rack.yml")
+    with pytest.raises(
+        Refusal, match=r"Say `cluster: office` there, or copy it: cp inventory/office\.rack\.yml inventory/home\.rack\.yml"
+    ) as raised:
+        Cluster("office")
+    assert raised.value.code == 2
+    with pytest.raises(Exit, match="a rack file is named after its cluster") as ended:
+        tasks.rack_check(Context(), file=str(boards / "inventory/office.rack.yml"))
+    assert ended.value.code == 2
+    # Before it has its place it may have any name.
+    tasks.rack_check(Context(), file=shutil.copy(boards / "inventory/office.rack.yml", boards / "draft.yml"))
 
 
 def test_an_interrupt_says_how_to_go_on(lab):

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from beowulf import host
+import pytest
+
+from beowulf import deploy, host
+from beowulf.cluster import Cluster
+from beowulf.errors import Failure
 
 
 def test_the_runtime_fits_the_control_groups(tmp_path):
@@ -13,8 +17,29 @@ def test_the_runtime_fits_the_control_groups(tmp_path):
 
 def test_memory_is_what_can_be_had():
     assert host.memory("MemTotal: 9000000 kB\nMemAvailable:    2097152 kB\n") == 2 * host.GIB
-    assert host.check_memory("MemAvailable: 2097152 kB\n")[0][0] == "4 GiB of memory (2.0 are free)"
-    assert host.check_memory("MemAvailable: 5000000 kB\n") == []
+    assert host.check_memory("MemAvailable: 2097152 kB\n")[0][0] == "2.5 GiB of memory (2.0 are free)"
+    assert host.check_memory("MemAvailable: 2700000 kB\n") == []
+
+
+def test_a_lab_that_runs_has_its_memory(monkeypatch):
+    """Or else a second deploy would need twice as much, and nobody could take a lab down whose machine is full."""
+    monkeypatch.setattr(host.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(host, "memory", lambda text: 0)
+    short = "2.5 GiB of memory (0.0 are free)"
+    assert short in dict(host.missing_for_lab())
+    assert short not in dict(host.missing_for_lab(running=True))
+
+
+@pytest.mark.parametrize(("task", "up", "running"), [("lab.up", False, False), ("lab.up", True, True), ("lab.down", False, True)])
+def test_who_asks_for_memory(monkeypatch, task, up, running):
+    asked = []
+    monkeypatch.setattr(Cluster, "is_lab", True)
+    monkeypatch.setattr(Cluster, "lab_is_up", lambda self: up)
+    monkeypatch.setattr(deploy, "run_playbooks", lambda *arguments: (1, None))
+    monkeypatch.setattr(deploy.host, "require_lab", lambda running=False: asked.append(running))
+    with pytest.raises(Failure):
+        deploy.lab(Cluster("lab"), task)
+    assert asked == [running]
 
 
 def test_space_is_looked_at_where_the_folder_will_be(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from beowulf import lynis
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure
+from beowulf.errors import Failure, Refusal
 from beowulf.process import ROOT
 
 LOG = """\
@@ -138,7 +138,6 @@ def test_the_console_is_that_of_the_container():
     assert lynis.ways(Cluster("lab"), ["psi"], console=True)["psi"][:4] == ["podman", "exec", "--interactive", "lab-psi"]
 
 
-def test_only_a_lab_has_such_a_console(operator):
-    result = operator("lynis", "--console", "--cluster", "example")
-    assert result.returncode == 2
-    assert "--console: the nodes of example are no containers of this machine." in result.stderr
+def test_only_a_lab_has_such_a_console(home):
+    with pytest.raises(Refusal, match="--console: the nodes of home are no containers of this machine"):
+        lynis.rate(home, console=True)

@@ -15,7 +15,7 @@ import yaml
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack import Inventory, derive, load_rack, rack_schema
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import GROUPS
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import Node, Rack
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, Node, Rack
 
 ROOT = Path(__file__).resolve().parents[8]
 GOOD = sorted([*(ROOT / "tests/racks/good").glob("*.rack.yml"), *(ROOT / "inventory" / f"{name}.rack.yml" for name in ("lab", "example"))])
@@ -37,6 +37,14 @@ def test_good_racks_are_accepted_and_are_plain_data(path: Path) -> None:
     inventory = derive(load_rack(path))
     assert json.loads(json.dumps([inventory.all_vars, inventory.hosts])) == [inventory.all_vars, inventory.hosts]
     assert list(inventory.groups) == list(GROUPS)
+
+
+def test_the_example_mixes_no_compilers() -> None:
+    """An ARMv6 board makes objects of 32 bits, and distcc refuses such a herd; the others run a system of 64 bits."""
+    inventory = derive(load_rack(ROOT / "inventory/example.rack.yml"))
+    boards = {inventory.hosts[name]["rack_board"] for name in inventory.groups["distcc"]}
+    assert boards
+    assert not boards & set(ARMV6)
 
 
 def test_everything_is_set_in_the_rack_that_sets_everything(racks: Path) -> None:
