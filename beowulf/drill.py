@@ -452,7 +452,9 @@ def redeploy(lab: Lab) -> tuple[int | None, str]:
         return None, str(error)
     if code or summary is None:
         return None, f"the deploy after the drills failed ({code}): ./bootstrap deploy"
-    return deploy.counts(summary)["changed"], ""
+    changed = deploy.counts(summary)["changed"]
+    told = "; ".join(f"{one['node']}: {one['task']}" for one in summary["changes"])
+    return changed, f"the deploy after the drills changed {changed}: {told}" if changed else ""
 
 
 def conclude(cluster: Cluster, result: dict[str, Any], as_json: bool) -> None:

@@ -85,6 +85,7 @@ class CallbackModule(CallbackBase):
         self._heading = ""
         self._times: list[tuple[str, float]] = []
         self._failures: list[dict[str, t.Any]] = []
+        self._changes: list[dict[str, str]] = []
 
     def _print(self, line: str, color: str | None = None) -> None:
         self._display.display(line, color=color)
@@ -200,7 +201,9 @@ class CallbackModule(CallbackBase):
                 self._tasks.pop(result.task._uuid, None)
                 return
             self._handle_warnings(result.result)
-            self._end(result, "changed" if result.result.get("changed") else "ok")
+            task = self._end(result, "changed" if result.result.get("changed") else "ok")
+            if result.result.get("changed"):
+                self._changes.append({"node": result.host.get_name(), "task": task.name})
             if result.task.action in C._ACTION_DEBUG and not result.result.get("_ansible_no_log"):
                 self._head()
                 self._say_debug(result)
@@ -291,6 +294,7 @@ class CallbackModule(CallbackBase):
                 "seconds": round(time.monotonic() - self._began, 1),
                 "hosts": hosts,
                 "failures": self._failures,
+                "changes": self._changes,
                 "notes": notes,
                 "plays": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in self._times],
             }

@@ -105,6 +105,7 @@ def test_the_summary_is_for_machines(run):
     summary = run[1]
     assert {failure["node"]: failure["state"] for failure in summary["failures"]} == {"h2": "failed", "h3": "failed"}
     assert summary["hosts"]["h1"]["changed"] >= 1
+    assert {change["node"] for change in summary["changes"] if change["task"] == "Change two"} == {"h1", "h2"}
     assert summary["notes"] == ["left out"]
     assert [play["name"] for play in summary["plays"]] == ["First things", "Nobody", "Last things"]
 
