@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,12 @@ def test_nobody_is_left_with_a_name_server_that_has_retired(site):
     # What the resolver's role asks with is among the packages of every node.
     prepared = {"deployer" if hosts == "apt_cache" else hosts for hosts, role in order[:told] if role == "base"}
     assert prepared == TYPES
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
+def test_a_role_is_not_conditional_on_what_a_run_with_other_tags_does_not_know(path):
+    """Ansible checks the arguments of a role in every run, whatever its tags, and asks for the role's condition then."""
+    for play in yaml.safe_load(path.read_text(encoding="utf-8")):
+        for one in [*play.get("roles", ()), *play.get("tasks", ())]:
+            found = re.findall(r"__\w+(?: \| default\()?", str(one.get("when", "")))
+            assert all(name.endswith("default(") for name in found), one
