@@ -16,7 +16,7 @@ description:
   - A zone file carries the digest of its content and its serial on one line (C(; content DIGEST serial SERIAL)).
   - The same digest keeps the serial. Another one takes the seconds since 1970, or the highest serial known plus one where the clock is
     behind (a board without a battery), so that secondaries always see it grow (RFC 1982).
-  - So does a file that is behind what the server answers, as it was a secondary in between.
+  - So does a file that is behind what a server answers, as another one was the primary in between.
 positional: _input, digest, served
 options:
   _input:
@@ -28,7 +28,7 @@ options:
     type: str
     required: true
   served:
-    description: Serial that the server gives for the zone now, in whatever role; 0 if it does not answer.
+    description: The highest serial that any server gives for the zone now, in whatever role; 0 if none answers.
     type: int
     default: 0
 author:
