@@ -36,8 +36,8 @@ def test_a_lab_goes_on_without_k3s_and_says_so_once(run, capsys):
     notes = [line for line in shown.splitlines() if "note:" in line]
     assert len(notes) == 1, shown
     assert "k3s is left as it is" in notes[0]
-    assert NOWHERE in notes[0]
     assert "k3s_release_dir" in notes[0]
+    assert len(notes[0].partition("note: ")[2]) <= 160
     _code, summary = run()
     assert not any(host["changed"] for host in summary["hosts"].values())
 
@@ -49,7 +49,17 @@ def test_a_rack_that_needs_it_ends_before_a_node_is_touched(run):
     assert len(texts) == 1, texts
     assert "cannot be had" in texts[0]
     assert "No node was touched" in texts[0]
+    assert NOWHERE in texts[0]
     assert "k3s_required" in texts[0]
+    assert "k3s_release_dir" in texts[0]
+
+
+def test_a_lab_without_a_release_for_its_processor_is_told_so_in_one_line(run):
+    code, summary = run(k3s_architecture="s390x")
+    assert code == 0
+    (note,) = summary["notes"]
+    assert "k3s: false" in note
+    assert len(note) <= 160
 
 
 def test_a_folder_without_the_release_is_a_mistake_in_a_lab_too(run, tmp_path):
