@@ -28,8 +28,8 @@ NTP_CLIENT = b"\x23" + bytes(47)
 """Version 4, mode 3 (RFC 5905 section 7.3)."""
 RETRIES = (4, 8, 16, 32)
 """Seconds a DHCP client waits before it asks again (RFC 2131 section 4.1)."""
-KEPT = 8
-"""Strangers who keep their lease meanwhile: fewer than the smallest pool has addresses."""
+KEPT = 3
+"""Strangers who keep their lease meanwhile. What they give back while its server is away is lost until it ends, and a pool is small."""
 TWICE = " (which somebody else has)"
 
 Samples = list[list]
