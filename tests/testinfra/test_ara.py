@@ -75,7 +75,9 @@ def run(cluster, login, tmp_path_factory):
     playbook, told = folder / f"{word}.yml", folder / "told.json"
     hosts = [name for name, node in cluster.rack.nodes.items() if node.type != "compute"]
     playbook.write_text(PLAYBOOK.format(word=word, hosts=json.dumps(hosts)), encoding="utf-8")
-    env = environment(ANSIBLE_INVENTORY_ENABLED="beowulf.cluster.rack", BEOWULF_ARA="auto", BEOWULF_ARA_TOLD_IN=str(told))
+    # Recorded, although the runs of a check are not.
+    env = environment(ANSIBLE_INVENTORY_ENABLED="beowulf.cluster.rack", ANSIBLE_CALLBACKS_ENABLED="beowulf.cluster.ara",
+                      BEOWULF_ARA="auto", BEOWULF_ARA_TOLD_IN=str(told))  # fmt: skip
     done = output([tool("ansible-playbook"), "--inventory", str(cluster.path), str(playbook)], timeout=120, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     server, where = recording.deployers(cluster), json.loads(told.read_text(encoding="utf-8"))
