@@ -66,7 +66,7 @@ def test_a_change_reaches_the_secondary_by_notify(host, rack, node, eventually):
         assert "AXFR started" not in sent
     finally:
         back = f"s/ {serial} 300 60 / {serial + 2} 300 60 /; s/ serial {serial}$/ serial {serial + 2}/"
-        primary.check_output(f"sudo mv {path}.kept {path} && sudo sed -i '{back}' {path} && sudo rndc reload {domain}")
+        primary.check_output(f"sudo mv {path}.kept {path} && sudo sed -i '{back}' {path} && sudo systemctl reload named")
     eventually(lambda: dig(host, secondary, f"notified.{domain}", "TXT") == [], 10)
 
 

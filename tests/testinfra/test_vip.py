@@ -50,3 +50,20 @@ def test_leaves_a_holder_whose_name_server_does_not_answer(rack, node, eventuall
     eventually(lambda: node(first).run("dig +time=1 +tries=1 @127.0.0.1 localhost").rc == 0, 10)
     time.sleep(5)
     assert holders(rack, node) == [other]
+
+
+@pytest.mark.usefixtures("host")
+def test_leaves_a_holder_whose_name_server_answers_without_its_zones(rack, node, eventually):
+    (first,) = holders(rack, node)
+    other = next(server["name"] for server in rack["rack_lanservices"] if server["name"] != first)
+    zones, question = "/etc/bind/named.conf.local", f"dig +time=1 +tries=1 +short +norecurse @127.0.0.1 {first}.{rack['rack_domain']}"
+    node(first).check_output(f"sudo mv {zones} {zones}.aside && sudo touch {zones} && sudo systemctl reload named")
+    try:
+        answer = node(first).run(question)
+        assert (answer.rc, answer.stdout) == (0, "")
+        eventually(lambda: holders(rack, node) == [other], 10)
+    finally:
+        node(first).check_output(f"sudo mv {zones}.aside {zones} && sudo systemctl reload named")
+    eventually(lambda: node(first).check_output(question) != "", 10)
+    time.sleep(5)
+    assert holders(rack, node) == [other]
