@@ -100,13 +100,19 @@ def _ip(*arguments: str) -> str | None:
 
 
 def missing_for_lab(running: bool = False) -> list[Missing]:
-    """Return what this machine lacks for the lab, each with how to get it; empty when it lacks nothing. A lab that runs has its memory."""
+    """Return what this machine lacks for the lab, each with how to get it; empty when it lacks nothing. A lab that runs has its room."""
     if os.geteuid() != 0:
         return [("root", "sudo ./bootstrap …, as the lab makes containers and a bridge")]
     programs = check_programs(cgroup_version())
     links = [] if any("program ip" in what for what, _how in programs) else check_links()
-    short = [] if running else check_memory(Path("/proc/meminfo").read_text(encoding="ascii"))
-    return [*programs, *check_cgroups(), *links, *check_space(Path("/var/lib/containers")), *check_space(ROOT, 1), *short]
+    short = [] if running else check_room()
+    return [*programs, *check_cgroups(), *links, *short]
+
+
+def check_room() -> list[Missing]:
+    """Look at the space and the memory."""
+    free = Path("/proc/meminfo").read_text(encoding="ascii")
+    return [*check_space(Path("/var/lib/containers")), *check_space(ROOT, 1), *check_memory(free)]
 
 
 def require_lab(running: bool = False) -> None:
