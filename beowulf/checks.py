@@ -7,13 +7,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from beowulf import host
+from beowulf import deploy, host
 from beowulf.environment import ensure_development
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
 
 COLLECTION = "collections/ansible_collections/beowulf/cluster"
 Step = tuple[str, Sequence[str]]
+AFTER = ("idempotence", "check", "verify", "side-effect")
+"""What Molecule does with nodes that are set up."""
 
 
 def lint_steps() -> list[Step]:
@@ -42,24 +44,38 @@ def scenarios() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 
 
-def cluster_steps(scenario: str) -> list[Step]:
-    """Return the test of a scenario: create, converge, idempotence, verify, destroy."""
-    return [(f"molecule {scenario}", [tool("molecule"), "test", f"--scenario-name={scenario}"])]
+def molecule(scenario: str, action: str, **settings: str) -> bool:
+    """Let Molecule do one thing with a scenario; say whether it went well."""
+    return run_step(f"molecule {scenario}: {action}", [tool("molecule"), action, f"--scenario-name={scenario}"], **settings)
+
+
+def run_scenario(scenario: str) -> bool:
+    """Test a scenario from bare nodes on, up to the first thing that goes wrong; say whether all went well.
+
+    The nodes are set up as `deploy` does it, and what comes after that is done as `ansible-playbook` alone does it: both are tested.
+    `molecule test` does the same, all of it in the second way.
+    """
+    steps = [("destroy", {}), ("converge", deploy.strategy()), *((action, {}) for action in AFTER)]
+    good = all(molecule(scenario, action, **settings) for action, settings in steps)
+    return molecule(scenario, "destroy") and good
+
+
+def run_step(name: str, command: Sequence[str], **settings: str) -> bool:
+    """Run a step with settings in its environment; say whether it went well."""
+    began = time.monotonic()
+    print(f"--- {name}", flush=True)
+    # The recording of a check's own runs would only bury those of the clusters.
+    code = run(command, environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", BEOWULF_ARA_SCRIPT="", **settings))
+    if code == INTERRUPTED:
+        interrupted()
+    print(f"--- {name}: {'ok' if code == 0 else f'FAILED ({code})'}, {time.monotonic() - began:.0f} s", flush=True)
+    return code == 0
 
 
 def run_steps(steps: Iterable[Step]) -> bool:
     """Run all steps, however they end; say whether all went well."""
-    good = True
-    for name, command in steps:
-        began = time.monotonic()
-        print(f"--- {name}", flush=True)
-        # The recording of a check's own runs would only bury those of the clusters.
-        code = run(command, environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", BEOWULF_ARA_SCRIPT=""))
-        if code == INTERRUPTED:
-            interrupted()
-        print(f"--- {name}: {'ok' if code == 0 else f'FAILED ({code})'}, {time.monotonic() - began:.0f} s", flush=True)
-        good = good and code == 0
-    return good
+    outcomes = [run_step(name, command) for name, command in steps]
+    return all(outcomes)
 
 
 def interrupted() -> None:
@@ -90,7 +106,7 @@ def cluster(scenario: str = "default") -> None:
         raise Refusal(f"There is no scenario {scenario!r} in molecule/. There are: {', '.join(scenarios())}.")
     host.require_lab()
     ensure_development()
-    if not run_steps(cluster_steps(scenario)):
+    if not run_scenario(scenario):
         raise Failure("test.cluster: FAILED, see above")
 
 

@@ -90,3 +90,25 @@ def test_a_scenario_that_is_not_there_is_refused():
     with pytest.raises(Refusal, match="There are: compute, default, deployer, lanservices, router") as raised:
         checks.cluster("ruter")
     assert raised.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "done"),
+    [
+        ("", ["destroy", "converge", "idempotence", "check", "verify", "side-effect", "destroy"]),
+        ("check", ["destroy", "converge", "idempotence", "check", "destroy"]),
+    ],
+)
+def test_a_scenario_runs_to_the_first_failure_and_leaves_nothing(monkeypatch, broken, done):
+    ran = []
+
+    def run(command, env):
+        ran.append((command[1], "ANSIBLE_STRATEGY" in env))
+        return 2 if command[1] == broken else 0
+
+    monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
+    monkeypatch.delenv("ANSIBLE_STRATEGY", raising=False)
+    monkeypatch.setattr(checks, "run", run)
+    assert checks.run_scenario("router") == (not broken)
+    # Set up as `deploy` does it, and repeated as ansible-playbook alone does it
+    assert ran == [(action, action == "converge") for action in done]
