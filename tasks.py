@@ -87,6 +87,7 @@ def verify(c: Context, cluster: str = DEFAULT, limit: str = "", only: str = "", 
     help=CLUSTER
     | {
         "name": "a drill; may be given several times, and without --name (default: all)",
+        "only": "drills, separated by commas; the same as naming them",
         "list": "say which drills there are",
         "quick": "only those that CI runs; what a noisy machine may miss is told and not asserted",
         "repeat": "how often each",
@@ -96,11 +97,19 @@ def verify(c: Context, cluster: str = DEFAULT, limit: str = "", only: str = "", 
 )
 @plainly
 def drill(
-    c: Context, name: list[str], cluster: str = DEFAULT, list: bool = False, quick: bool = False, repeat: int = 1, json: bool = False
+    c: Context,
+    name: list[str],
+    cluster: str = DEFAULT,
+    only: str = "",
+    list: bool = False,
+    quick: bool = False,
+    repeat: int = 1,
+    json: bool = False,
 ) -> None:
     """Break the lab on purpose, measure from a client, heal it, and compare with the bounds."""
     from beowulf import drill as drills
 
+    name = [*name, *filter(None, only.split(","))]
     if list:
         for one in drills.choose(name, quick):
             print(f"{one.name:<24}{one.title}")

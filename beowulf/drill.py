@@ -142,6 +142,12 @@ class Watch:
         return max((sample[1] if sample[1] is not None else INFINITE for sample in self.samples[stream]), default=INFINITE)
 
 
+def unnoticed(watch: Watch) -> Iterator[Figure]:
+    """Yield that a client went on resolving names, and the floating address answering, as if nothing had happened."""
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+    yield Figure("longest gap in DNS", watch.gap(VIP), 1.5, loose=True)
+
+
 # What a drill may do
 
 
@@ -463,7 +469,7 @@ def conclude(cluster: Cluster, result: dict[str, Any], as_json: bool) -> None:
 
     path = drill_report.write(cluster.state / "drills", result)
     if as_json:
-        print(json.dumps(result, indent=1))
+        print(drill_report.as_json(result))
     else:
         print("\n" + "\n".join(drill_report.table(result)))
         print(f"\n{result['trouble'] or 'after the drills a deploy changed ' + str(result['changed'])}\nreport: {path}")

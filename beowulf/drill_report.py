@@ -74,6 +74,19 @@ def plot(figure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def as_json(result: Mapping[str, Any]) -> str:
+    """Return the result as JSON, which knows no infinity (RFC 8259 section 6): what never came is null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: finite(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(result), indent=1, allow_nan=False)
+
+
 def page(result: Mapping[str, Any]) -> str:
     """Return the report as a page that needs nothing else."""
     from jinja2 import Environment, FileSystemLoader
@@ -88,7 +101,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> Path:
     """Write report and figures; return the path of the page."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(result["started"]))
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (folder / f"{name}.json").write_text(as_json(result), encoding="utf-8")
     (folder / f"{name}.md").write_text(markdown(result), encoding="utf-8")
     path = folder / f"{name}.html"
     path.write_text(page(result), encoding="utf-8")

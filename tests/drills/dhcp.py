@@ -2,13 +2,15 @@
 
 import time
 
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
 from beowulf.probe import TWICE
 
 CONFIGURATION = "/etc/kea/kea-dhcp4.conf"
 HTTP_TIMEOUT = 10
 """Seconds after which Kea gives up a heartbeat that is neither answered nor refused (compiled in)."""
 NEW_LEASE = 30
+DARK = 2
+"""Seconds that both are without power."""
 ALONE = 20
 """Seconds that the other one serves alone: who asked before, and after 4 and 12 s again, asks once more after 28 (RFC 2131 section 4.1)."""
 
@@ -139,10 +141,16 @@ def lossy_peer_link(lab: Lab):
 def reboot_both(lab: Lab):
     """Both LAN servers lose their power together and come back together"""
     before = {server: lab.leased(server) for server in lab.pair}
-    lab.power_off(*lab.pair)
-    time.sleep(2)
-    lab.power_on(*lab.pair)
-    yield Figure("everything is back after", lab.until_healthy(120), 60)
+    with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases()) as outage:
+        lab.power_off(*lab.pair)
+        time.sleep(DARK)
+        lab.power_on(*lab.pair)
+        back = lab.until_healthy(120)
+    yield Figure("everything is back after", back, 60)
+    # What a client was without, the time without power included
+    yield Figure("longest gap in DNS", outage.gap(VIP), 60 + DARK)
+    yield Figure("time without lookups", outage.gap("lookups"), 60 + DARK)
+    yield Figure("longest wait for a new lease, meanwhile", outage.longest("leases"), 60 + DARK)
     yield Figure("leases lost", sum(len(before[server] - lab.leased(server)) for server in lab.pair), 0, unit="")
     with lab.watching(lab.leases(), lab.looks_up()) as watch:
         time.sleep(3)
@@ -163,7 +171,8 @@ def foreign_dhcp_server(lab: Lab):
         def named() -> bool:
             return any(f"foreign DHCP server {lab.address[router]} (" in problem for problem in gather(lab.cluster)["problems"])
 
-        took = lab.until(named, 90, "status names the foreign server")
+        with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+            took = lab.until(named, 90, "status names the foreign server")
         macs = [problem for problem in gather(lab.cluster)["problems"] if str(lab.cluster.rack.nodes[router].mac).lower() in problem]
     finally:
         lab.run(router, "systemctl stop dnsmasq")
@@ -171,4 +180,5 @@ def foreign_dhcp_server(lab: Lab):
     yield Figure("named with its MAC", len(macs), 1, unit="", least=True)
     lost = [name for name, address in lab.address.items() if not lab.run(name, f"ip -oneline -4 address show to {address}")]
     yield Figure("nodes that lost their address", len(lost), 0, unit="")
+    yield from unnoticed(watch)
     yield Figure("leases lost", sum(len(before[node] - lab.leased(node)) for node in lab.pair), 0, unit="")

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Iterator
 
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import Figure, Lab, drill, unnoticed
 from beowulf.status import clock_offset
 
 POLLS = 2 * 64
@@ -57,7 +57,7 @@ def hears(lab: Lab, node: str, server: str, since: float) -> bool:
 def no_time_from_outside(lab: Lab):
     """Both LAN servers lose every time source outside, then the one that leads goes, too; all hear from the other, and agree"""
     clients = [name for name in lab.address if name not in lab.pair]
-    with alone(lab):
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch, alone(lab):
         took = lab.until(lambda: len(leaders(lab, lab.pair)) == 1, POLLS, "one LAN server leads")
         leader = leaders(lab, lab.pair)[0]
         left = lab.peer(leader)
@@ -75,3 +75,4 @@ def no_time_from_outside(lab: Lab):
     yield Figure("clients that it does not tell the time", answers.count(None), 0, unit="")
     yield Figure("clients that lost the time", offsets.count(None), 0, unit="")
     yield Figure("largest offset", max((abs(one) for one in answers + offsets if one is not None), default=0.0), 0.010)
+    yield from unnoticed(watch)

@@ -3,7 +3,7 @@
 import time
 
 from beowulf import deploy
-from beowulf.drill import VIP, Figure, Lab, drill
+from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
 from beowulf.process import output
 
 PATIENCE = 30
@@ -73,36 +73,38 @@ def foreign_dns(lab: Lab):
         if not any(word in shown for word in sign.split("|")):
             accepted.append(f"{what}: {shown[-80:]}")
 
-    for server in lab.pair:
-        address = lab.address[server]
-        lab.run(server, f"ip address add {OUTSIDE}/32 dev lo")
-        try:
+    with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+        for server in lab.pair:
+            address = lab.address[server]
+            lab.run(server, f"ip address add {OUTSIDE}/32 dev lo")
+            try:
+                refused(
+                    "recursion from outside",
+                    server,
+                    f"dig +time=2 +tries=1 -b {OUTSIDE} @{address} deb.debian.org",
+                    "REFUSED|timed out|no servers",
+                )
+            finally:
+                lab.run(server, f"ip address del {OUTSIDE}/32 dev lo")
+            refused("transfer without key", lab.client, f"dig +time=2 +tries=1 @{address} {domain} AXFR", "Transfer failed|REFUSED")
+            refused("transfer of dynamic names", lab.client, f"dig +time=2 +tries=1 @{address} {dynamic} AXFR", "Transfer failed|REFUSED")
             refused(
-                "recursion from outside",
-                server,
-                f"dig +time=2 +tries=1 -b {OUTSIDE} @{address} deb.debian.org",
-                "REFUSED|timed out|no servers",
+                "transfer with a wrong key",
+                lab.client,
+                f"dig +time=2 +tries=1 -y {wrong} @{address} {domain} AXFR",
+                "Transfer failed|BADKEY|NOTAUTH|BADSIG",
             )
-        finally:
-            lab.run(server, f"ip address del {OUTSIDE}/32 dev lo")
-        refused("transfer without key", lab.client, f"dig +time=2 +tries=1 @{address} {domain} AXFR", "Transfer failed|REFUSED")
-        refused("transfer of dynamic names", lab.client, f"dig +time=2 +tries=1 @{address} {dynamic} AXFR", "Transfer failed|REFUSED")
-        refused(
-            "transfer with a wrong key",
-            lab.client,
-            f"dig +time=2 +tries=1 -y {wrong} @{address} {domain} AXFR",
-            "Transfer failed|BADKEY|NOTAUTH|BADSIG",
-        )
-    address = lab.address[first]
-    for zone, key, sign in ((domain, "", "REFUSED"), (dynamic, "", "REFUSED"), (dynamic, f"-y {wrong}", "NOTAUTH|BADSIG|BADKEY|REFUSED")):
-        update = f"server {address}\\nzone {zone}\\nupdate add stray.{zone} 60 A 192.0.2.9\\nsend\\n"
-        refused(f"change of {zone} {key}", lab.client, f"printf '{update}' | nsupdate -t 3 {key}", sign)
-    other = lab.peer(first)
-    since = lab.run(other, "date +%s")
-    lab.python(lab.client, NOTIFY.format(addresses=(address, lab.address[other]), zone=domain))
-    time.sleep(1)
-    heeded = int(lab.run(other, f"journalctl --unit named --since=@{since} --output cat --no-pager"
-                                f" | grep --count 'zone {domain}/IN: \\(notify from\\|Transfer\\)' || :"))  # fmt: skip
+        address = lab.address[first]
+        with_wrong = (dynamic, f"-y {wrong}", "NOTAUTH|BADSIG|BADKEY|REFUSED")
+        for zone, key, sign in ((domain, "", "REFUSED"), (dynamic, "", "REFUSED"), with_wrong):
+            update = f"server {address}\\nzone {zone}\\nupdate add stray.{zone} 60 A 192.0.2.9\\nsend\\n"
+            refused(f"change of {zone} {key}", lab.client, f"printf '{update}' | nsupdate -t 3 {key}", sign)
+        other = lab.peer(first)
+        since = lab.run(other, "date +%s")
+        lab.python(lab.client, NOTIFY.format(addresses=(address, lab.address[other]), zone=domain))
+        time.sleep(1)
+        heeded = int(lab.run(other, f"journalctl --unit named --since=@{since} --output cat --no-pager"
+                                    f" | grep --count 'zone {domain}/IN: \\(notify from\\|Transfer\\)' || :"))  # fmt: skip
     after = {node: lab.run(node, f"dig +short @127.0.0.1 {domain} SOA") for node in lab.pair}
     for reason in accepted:
         lab.say(f"  accepted: {reason}")
@@ -111,6 +113,7 @@ def foreign_dns(lab: Lab):
     # it (bind-users, November 2022, "How to require TSIG for NOTIFY"). Then it asks the primary once more, with the key.
     yield Figure("forged NOTIFY that was heeded", heeded, 0, unit="")
     yield Figure("zones that changed", float(serials != after), 0, unit="")
+    yield from unnoticed(watch)
 
 
 @drill("lock-out")

@@ -203,6 +203,17 @@ def test_the_report_shows_every_run_and_what_failed():
     assert "no power" in drill_report.page(result(True, True, failures=["no power"]))
 
 
+def test_what_never_came_is_null_for_machines():
+    """JSON has no infinity (RFC 8259 section 6); strict readers would refuse the very runs that failed."""
+    never = {"figures": {"gap": {"values": [math.inf, 0.5], "max": math.inf, "ok": False}}, "name": "x"}
+
+    def strict(word):
+        raise AssertionError(word)
+
+    read = json.loads(drill_report.as_json(never), parse_constant=strict)
+    assert read == {"figures": {"gap": {"values": [None, 0.5], "max": None, "ok": False}}, "name": "x"}
+
+
 @pytest.mark.parametrize(("value", "end"), [(0.7, 1), (1.2, 2), (0, 1), (34, 50), (math.inf, 1)])
 def test_a_plot_ends_at_a_round_number(value, end):
     assert drill_report.scale({"values": [value], "bound": None}) == pytest.approx(end)
