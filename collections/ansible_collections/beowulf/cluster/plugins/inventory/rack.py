@@ -164,7 +164,7 @@ options:
     default: {}
     suboptions:
       user:
-        description: The account on every node, with sudo and without a password.
+        description: The account on every node, with sudo and without a password; not C(root).
         type: str
         default: admin
       private_key:

@@ -116,8 +116,8 @@ class Node(Model):
 class Ssh(Model):
     """How the controller reaches the nodes."""
 
-    user: Annotated[str, *_string(values.user, r"^[a-z_][a-z0-9_-]{0,31}$")] = "admin"
-    """The account on every node, with sudo and without a password."""
+    user: Annotated[str, *_string(values.user, r"^(?!root$)[a-z_][a-z0-9_-]{0,31}$")] = "admin"
+    """The account on every node, with sudo and without a password; not root."""
     private_key: Annotated[str | None, *_string(values.path)] = None
     """The path of the private key. Default: .beowulf/CLUSTER/ssh/id_ed25519 in the repository."""
 

@@ -285,6 +285,14 @@ def timezone(value: Any) -> str:
     return value
 
 
+def user(value: Any) -> str:
+    """The name of an account that may enter by SSH."""
+    value = matching(_USER, "is not a user name: lower-case letters, digits, `-` and `_`, starting with a letter", "like admin", 32)(value)
+    if value == "root":
+        raise Refused("may not enter: sshd of the nodes refuses it (PermitRootLogin no)", "name a user with sudo, like admin")
+    return value
+
+
 def registry(value: Any) -> str:
     """``redis://HOST[:PORT][/DB]`` (or ``rediss://`` for TLS), without a password."""
     value = text(value)
@@ -325,7 +333,6 @@ def word(value: Any) -> str:
 
 
 interface = matching(_INTERFACE, "is not an interface name", "like eth0, end0 or enp3s0", 15)  # IFNAMSIZ - 1
-user = matching(_USER, "is not a user name: lower-case letters, digits, `-` and `_`, starting with a letter", "like admin", 32)
 path = matching(_PATH, "is not a plain path", "like ~/.ssh/id_ed25519", 4096)
 
 
