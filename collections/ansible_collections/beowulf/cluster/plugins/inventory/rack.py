@@ -181,10 +181,10 @@ options:
         type: str
         required: true
       release:
-        description: The Debian release of the containers.
+        description: The Debian release of the containers. The LAN services run on no older one.
         type: str
         default: trixie
-        choices: [trixie, bookworm]
+        choices: [trixie]
       uplink:
         description: The network between this host and the router's container, by which the LAN reaches the outside.
         type: str

@@ -127,8 +127,8 @@ class Lab(Model):
 
     address: Address
     """The address this host takes in the LAN."""
-    release: Annotated[str, *_choice("trixie", "bookworm")] = "trixie"
-    """The Debian release of the containers."""
+    release: Annotated[str, *_choice("trixie")] = "trixie"
+    """The Debian release of the containers; the LAN services run on no older one."""
     uplink: Subnet = IPv4Network("10.78.0.0/24")
     """The network between this host and the router's container, by which the LAN reaches the outside."""
 
