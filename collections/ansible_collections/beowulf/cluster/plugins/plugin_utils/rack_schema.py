@@ -86,13 +86,11 @@ class Node(Model):
     address: Address
     """The node's address in the LAN."""
     mac: Mac
-    """The Ethernet address of the node's LAN interface."""
+    """The Ethernet address of the node's LAN interface, whatever its name."""
     board: Annotated[str, *_choice(*BOARDS)] = "generic"
     """The Raspberry Pi model, or generic for any other Debian machine."""
     serial: Serial | None = None
     """The serial number of a Raspberry Pi, 8 hexadecimal digits; it boots from the LAN with the files in the folder of this name."""
-    interface: Annotated[str | None, *_string(values.interface, r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,14}$")] = None
-    """The LAN interface. Default: the one that has the MAC address."""
     uplink: Address | None = None
     """router only: its address outside the LAN, where the controller meets it first. Default: the LAN address is met first, too."""
     aliases: list[Label] = []

@@ -35,7 +35,6 @@ _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 _MAC = re.compile(r"[0-9a-f]{12}\Z")
 _MAC_FORM = re.compile(r"(?i)([0-9a-f]{2}([:-])([0-9a-f]{2}\2){4}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}|[0-9a-f]{12})\Z")
 _SERIAL = re.compile(r"[0-9a-f]{8}\Z")
-_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _TIMEZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
 _PATH = re.compile(r"[A-Za-z0-9_.~/@%+=:, -]+\Z")
@@ -332,7 +331,6 @@ def word(value: Any) -> str:
     return "" if value == "" else text(value)
 
 
-interface = matching(_INTERFACE, "is not an interface name", "like eth0, end0 or enp3s0", 15)  # IFNAMSIZ - 1
 path = matching(_PATH, "is not a plain path", "like ~/.ssh/id_ed25519", 4096)
 
 
