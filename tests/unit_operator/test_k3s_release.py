@@ -9,7 +9,7 @@ import pytest
 
 from beowulf import deploy
 from beowulf.cluster import Cluster
-from beowulf.process import environment, output, tool
+from beowulf.process import ROOT, environment, output, tool
 
 NOWHERE = "http://127.0.0.1:9/releases"
 
@@ -67,6 +67,35 @@ def test_a_folder_without_the_release_is_a_mistake_in_a_lab_too(run, tmp_path):
     code, summary = run(k3s_release_dir=str(tmp_path / "key"))
     assert code != 0
     assert "has no file k3s" in "\n".join(summary["failures"][0]["lines"])
+
+
+@pytest.mark.parametrize(
+    ("program", "family", "board", "code"),
+    [
+        ("k3s", "amd64", "generic", 0),
+        ("k3s-arm64", "arm64", "generic", 0),
+        ("k3s-arm64", "arm64", "3B", 0),
+        ("k3s-armhf", "arm", "2B", 0),
+        ("k3s", "amd64", "3B", 2),
+    ],
+)
+def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ran(tmp_path, program, family, board, code):
+    """Nobody knows the processor of a machine that is no board: then the folder says it, which an air-gap cannot do without."""
+    (tmp_path / "inventory").mkdir()
+    (tmp_path / "inventory/group_vars").symlink_to(ROOT / "inventory/group_vars")
+    head, nodes = (ROOT / "tests/racks/good/lab.rack.yml").read_text().split("lab:\n")
+    rack = tmp_path / "inventory/new.rack.yml"
+    rack.write_text(head.replace("cluster: lab", "cluster: new") + nodes.partition("\n")[2].partition("\n")[2].replace("3B", board))
+    folder = tmp_path / "key"
+    folder.mkdir()
+    (folder / program).write_text(program)
+    (folder / f"sha256sum-{family}.txt").write_text(f"{hashlib.sha256(program.encode()).hexdigest()}  {program}\n")
+    result = output([tool("ansible-playbook"), "-i", str(rack), str(ROOT / "playbooks/k3s_release.yml"),
+                     f"--extra-vars=k3s_release_dir={folder}", "--extra-vars=k3s_version=v0.0.1+k3s1"],
+                    env=environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory"),
+                    timeout=120)  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    assert ("has no file k3s-arm64" in " ".join(result.stdout.split())) == bool(code)
 
 
 PLAY = """
