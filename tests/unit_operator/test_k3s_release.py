@@ -135,6 +135,23 @@ def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("servers", "name", "asked"),
+    [(1, "k3s.lab.internal", "192.0.2.1"), (3, "k3s.lab.internal", "k3s.lab.internal"), (3, "", "192.0.2.1")],
+)
+def test_a_new_agent_asks_for_any_of_several_servers(tmp_path, servers, name, asked):
+    names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
+    tasks = f"""
+    - ansible.builtin.debug:
+        msg: "asks {{{{ __k3s_agent_config.server }}}}"
+      vars: {{k3s_servers: [{names}], k3s_api_name: "{name}"}}
+  vars_files: ["{ROOT}/roles/k3s/vars/main.yml"]
+"""
+    code, said = play(tmp_path, tasks)
+    assert code == 0, said
+    assert f"asks https://{asked}:6443" in said
+
+
+@pytest.mark.parametrize(
     ("files", "servers", "words"),
     [
         (["readme"], 1, "is no snapshot of k3s"),
