@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
+import subprocess
 import tarfile
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from beowulf import deploy
 from beowulf.cluster import Cluster
 from beowulf.process import ROOT, environment, output, tool
+from beowulf.secret_scan import Needles, in_file
 
 NOWHERE = "http://127.0.0.1:9/releases"
 
@@ -151,6 +155,54 @@ def test_a_new_agent_asks_for_any_of_several_servers(tmp_path, servers, name, as
     assert f"asks https://{asked}:6443" in said
 
 
+WORD = "hunter2hunter2hunter2"
+
+
+def vault(action, path):
+    """Encrypt or decrypt a file with the word."""
+    command = [tool("ansible-vault"), action, "--vault-password-file=/dev/stdin", str(path)]
+    subprocess.run(command, input=WORD, text=True, env=environment(), cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_snapshot_is_encrypted_on_the_controller_and_holds_what_a_restore_needs(tmp_path):
+    """Beside the database the snapshot has the token, which a search for secrets would find in any archive that is not encrypted."""
+    server, shots = tmp_path / "data" / "server", tmp_path / "shots"
+    for folder in ("db", "tls", "cred"):
+        (server / folder).mkdir(parents=True)
+        (server / folder / "file").write_text(folder)
+    with contextlib.closing(sqlite3.connect(server / "db" / "state.db")) as database:
+        database.execute("CREATE TABLE kine (value)")
+    (server / "token").write_text("K10abc::server:secretofthecluster\n")
+    tasks = "    - ansible.builtin.import_role: {name: k3s, tasks_from: snapshot}\n"
+    code, said = play(tmp_path, tasks, __k3s_data=str(tmp_path / "data"), k3s_snapshot_dir=str(shots), k3s_snapshot_passphrase=WORD)
+    assert code == 0, said
+    assert WORD not in said
+    (shot,) = shots.iterdir()
+    assert shot.stat().st_mode & 0o777 == 0o600
+    assert [str(found) for found in in_file(Needles({"token": "secretofthecluster"}), shot, "shot")] == []
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"server"}, "something is left on the node"
+    vault("decrypt", shot)
+    assert list(in_file(Needles({"token": "secretofthecluster"}), shot, "shot")), "the search finds nothing anyway"
+    with tarfile.open(shot) as archive:
+        assert {"token", "state.db", "tls/file", "cred/file"} <= {name.removeprefix("./") for name in archive.getnames()}
+
+
+@pytest.mark.parametrize("kind", ["in plain", "of another cluster"])
+def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
+    with tarfile.open(tmp_path / "shot", "w:gz") as archive:
+        (tmp_path / "token").write_text("token")
+        archive.add(tmp_path / "token", "token")
+    if kind != "in plain":
+        vault("encrypt", tmp_path / "shot")
+    tasks = "    - ansible.builtin.import_role: {name: k3s, tasks_from: hold}\n"
+    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot"), k3s_snapshot_passphrase="another")
+    assert code == 2, said
+    text = " ".join(said.split())
+    assert "is no snapshot of k3s, or that of another cluster" in text
+    assert ("is not vault encrypted data" if kind == "in plain" else "Decryption failed") in text
+    assert "No server was stopped" in text
+
+
 @pytest.mark.parametrize(
     ("files", "servers", "words"),
     [
@@ -166,9 +218,10 @@ def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path,
         for name in files:
             (tmp_path / "file").write_text(name)
             archive.add(tmp_path / "file", name)
+    vault("encrypt", tmp_path / "shot.tar.gz")
     names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
     tasks = f"    - ansible.builtin.import_role: {{name: k3s, tasks_from: hold}}\n      vars: {{k3s_servers: [{names}]}}\n"
-    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"))
+    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"), k3s_snapshot_passphrase=WORD)
     assert code == 2, said
     text = " ".join(said.split())
     assert words in text
