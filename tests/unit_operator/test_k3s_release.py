@@ -207,11 +207,12 @@ def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
     ("files", "servers", "words"),
     [
         (["readme"], 1, "is no snapshot of k3s"),
-        (["token", "etcd/cluster-gamma"], 1, "holds etcd"),
-        (["token", "state.db"], 3, "the rack file has 3 of them"),
+        (["token", "etcd/cluster-gamma"], 1, "holds etcd, and the rack file has 1 of the servers"),
+        (["token", "state.db"], 3, "holds SQLite, and the rack file has 3 of the servers"),
         (["token", "state.db"], 1, "is not on this machine"),
+        (["token", "etcd/cluster-gamma"], 3, "is not on this machine"),
     ],
-    ids=["other", "etcd", "several", "no-release"],
+    ids=["other", "etcd-for-one", "sqlite-for-three", "sqlite-without-release", "etcd-without-release"],
 )
 def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path, files, servers, words):
     with tarfile.open(tmp_path / "shot.tar.gz", "w:gz") as archive:
