@@ -87,6 +87,30 @@ def python() -> Callable[..., Any]:
     return run
 
 
+KNOCK = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+s.settimeout(1)
+try:
+    s.connect(({address!r}, {port}))
+    print(json.dumps("open"))
+except TimeoutError:
+    print(json.dumps("silent"))
+except ConnectionRefusedError:
+    print(json.dumps("refused"))
+"""
+
+
+@pytest.fixture
+def knock(python: Callable[..., Any]) -> Callable[[Host, str, int], str]:
+    """What a node finds at a port of another: open, refused, or silent, as behind a rule that drops."""
+
+    def ask(host: Host, address: str, port: int) -> str:
+        return python(host, KNOCK.format(address=address, port=port))
+
+    return ask
+
+
 def eventually(check: Callable[[], Any], seconds: float) -> Any:
     """Call `check` until it returns something true; fail with its last answer after `seconds`."""
     deadline = time.monotonic() + seconds

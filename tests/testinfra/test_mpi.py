@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 
+import pytest
+
 testinfra_hosts = ["ansible://mpi"]
 
 # Every rank contributes a megabyte, so that the answer has really crossed the network.
@@ -43,6 +45,30 @@ int main(int argc, char **argv)
 }
 """
 
+# Every rank talks to every other one, and then says which sockets its account has on its node: [[state, own port, port there], ...].
+# In /proc/net/tcp (proc_net_tcp of the kernel's documentation) words are: number, own address, address there, state, ..., account.
+PORTS_PROGRAM = """
+import json
+import os
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+for other in range(world.size):
+    world.sendrecv(None, other, source=other)
+found = []
+for name in ("tcp", "tcp6"):
+    with open("/proc/net/" + name) as lines:
+        for words in map(str.split, list(lines)[1:]):
+            if int(words[7]) == os.getuid():
+                found.append([words[3], *(int(address.partition(":")[2], 16) for address in words[1:3])])
+world.Barrier()  # the others read, too, before anyone leaves
+sockets = world.gather((MPI.Get_processor_name(), found))
+if world.rank == 0:
+    print(json.dumps(dict(sockets)))
+"""
+CONNECTED, LISTENS = "01", "0A"
+SSH = 22
+
 
 def herd(host):
     """Names of the nodes on which ranks are to run."""
@@ -65,10 +91,14 @@ def encoded(source):
     return base64.b64encode(source.encode()).decode()
 
 
+def launch_python(host, program):
+    """Run a Python program as one rank on each node of the herd; return what it prints as JSON."""
+    return json.loads(launch(host, f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(program)}\"))'"))
+
+
 def test_python_ranks_compute_together_on_every_node(host):
     nodes = herd(host)
-    output = launch(host, f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(PYTHON_PROGRAM)}\"))'")
-    answer = json.loads(output)
+    answer = launch_python(host, PYTHON_PROGRAM)
     assert answer["size"] == len(nodes)
     assert sorted(answer["names"]) == sorted(nodes)
     assert answer["totals"] == [sum(range(1, len(nodes) + 1))]
@@ -116,3 +146,27 @@ def test_messages_take_the_lan_and_nothing_else(host):
     transports = [line.partition("inter-node cfg")[2] for line in lines if "inter-node cfg" in line]
     assert transports, lines
     assert all(f"(tcp/{devices[0]['ifname']})" in line and line.count("/") == line.count("tcp/") for line in transports), transports
+
+
+def test_a_job_keeps_to_the_ports_that_are_open_for_it(host):
+    rack, nodes = host.ansible.get_variables(), herd(host)
+    ours = range(rack["mpi_port_first"], rack["mpi_port_last"] + 1)
+    sockets = launch_python(host, PORTS_PROGRAM)
+    assert sorted(sockets) == sorted(nodes)
+    for node, found in sockets.items():
+        listening = [own for state, own, _there in found if state == LISTENS]
+        connected = [(own, there) for state, own, there in found if state == CONNECTED and SSH not in (own, there)]
+        assert listening, f"{node} has no rank, or it talks in another way"
+        assert [port for port in listening if port not in ours] == [], node
+        assert [pair for pair in connected if not set(pair) & set(ours)] == [], node
+        assert len(nodes) == 1 or connected, f"{node} is connected to nobody"
+
+
+def test_no_other_port_is_open_to_the_herd(host, node, knock):
+    rack = host.ansible.get_variables()
+    peer = next((name for name in herd(host) if name != rack["rack_name"]), None)
+    if peer is None:
+        pytest.skip("the herd is one node")
+    first, last = rack["mpi_port_first"], rack["mpi_port_last"]
+    found = {port: knock(node(peer), rack["rack_address"], port) for port in (first - 1, first, last, last + 1)}
+    assert [port for port, answer in found.items() if answer == "silent"] == [first - 1, last + 1], found

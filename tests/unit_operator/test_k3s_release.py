@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sqlite3
+import subprocess
 import tarfile
 
 import pytest
 
 from beowulf import deploy
 from beowulf.cluster import Cluster
-from beowulf.process import environment, output, tool
+from beowulf.process import ROOT, environment, output, tool
+from beowulf.secret_scan import Needles, in_file
 
 NOWHERE = "http://127.0.0.1:9/releases"
 
@@ -69,6 +73,35 @@ def test_a_folder_without_the_release_is_a_mistake_in_a_lab_too(run, tmp_path):
     assert "has no file k3s" in "\n".join(summary["failures"][0]["lines"])
 
 
+@pytest.mark.parametrize(
+    ("program", "family", "board", "code"),
+    [
+        ("k3s", "amd64", "generic", 0),
+        ("k3s-arm64", "arm64", "generic", 0),
+        ("k3s-arm64", "arm64", "3B", 0),
+        ("k3s-armhf", "arm", "2B", 0),
+        ("k3s", "amd64", "3B", 2),
+    ],
+)
+def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ran(tmp_path, program, family, board, code):
+    """Nobody knows the processor of a machine that is no board: then the folder says it, which an air-gap cannot do without."""
+    (tmp_path / "inventory").mkdir()
+    (tmp_path / "inventory/group_vars").symlink_to(ROOT / "inventory/group_vars")
+    head, nodes = (ROOT / "tests/racks/good/lab.rack.yml").read_text().split("lab:\n")
+    rack = tmp_path / "inventory/new.rack.yml"
+    rack.write_text(head.replace("cluster: lab", "cluster: new") + nodes.partition("\n")[2].partition("\n")[2].replace("3B", board))
+    folder = tmp_path / "key"
+    folder.mkdir()
+    (folder / program).write_text(program)
+    (folder / f"sha256sum-{family}.txt").write_text(f"{hashlib.sha256(program.encode()).hexdigest()}  {program}\n")
+    result = output([tool("ansible-playbook"), "-i", str(rack), str(ROOT / "playbooks/k3s_release.yml"),
+                     f"--extra-vars=k3s_release_dir={folder}", "--extra-vars=k3s_version=v0.0.1+k3s1"],
+                    env=environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory"),
+                    timeout=120)  # fmt: skip
+    assert result.returncode == code, result.stdout + result.stderr
+    assert ("has no file k3s-arm64" in " ".join(result.stdout.split())) == bool(code)
+
+
 PLAY = """
 - hosts: localhost
   gather_facts: false
@@ -106,23 +139,90 @@ def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("servers", "name", "asked"),
+    [(1, "k3s.lab.internal", "192.0.2.1"), (3, "k3s.lab.internal", "k3s.lab.internal"), (3, "", "192.0.2.1")],
+)
+def test_a_new_agent_asks_for_any_of_several_servers(tmp_path, servers, name, asked):
+    names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
+    tasks = f"""
+    - ansible.builtin.debug:
+        msg: "asks {{{{ __k3s_agent_config.server }}}}"
+      vars: {{k3s_servers: [{names}], k3s_api_name: "{name}"}}
+  vars_files: ["{ROOT}/roles/k3s/vars/main.yml"]
+"""
+    code, said = play(tmp_path, tasks)
+    assert code == 0, said
+    assert f"asks https://{asked}:6443" in said
+
+
+WORD = "hunter2hunter2hunter2"
+
+
+def vault(action, path):
+    """Encrypt or decrypt a file with the word."""
+    command = [tool("ansible-vault"), action, "--vault-password-file=/dev/stdin", str(path)]
+    subprocess.run(command, input=WORD, text=True, env=environment(), cwd=ROOT, check=True, capture_output=True)
+
+
+def test_a_snapshot_is_encrypted_on_the_controller_and_holds_what_a_restore_needs(tmp_path):
+    """Beside the database the snapshot has the token, which a search for secrets would find in any archive that is not encrypted."""
+    server, shots = tmp_path / "data" / "server", tmp_path / "shots"
+    for folder in ("db", "tls", "cred"):
+        (server / folder).mkdir(parents=True)
+        (server / folder / "file").write_text(folder)
+    with contextlib.closing(sqlite3.connect(server / "db" / "state.db")) as database:
+        database.execute("CREATE TABLE kine (value)")
+    (server / "token").write_text("K10abc::server:secretofthecluster\n")
+    tasks = "    - ansible.builtin.import_role: {name: k3s, tasks_from: snapshot}\n"
+    code, said = play(tmp_path, tasks, __k3s_data=str(tmp_path / "data"), k3s_snapshot_dir=str(shots), k3s_snapshot_passphrase=WORD)
+    assert code == 0, said
+    assert WORD not in said
+    (shot,) = shots.iterdir()
+    assert shot.stat().st_mode & 0o777 == 0o600
+    assert [str(found) for found in in_file(Needles({"token": "secretofthecluster"}), shot, "shot")] == []
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"server"}, "something is left on the node"
+    vault("decrypt", shot)
+    assert list(in_file(Needles({"token": "secretofthecluster"}), shot, "shot")), "the search finds nothing anyway"
+    with tarfile.open(shot) as archive:
+        assert {"token", "state.db", "tls/file", "cred/file"} <= {name.removeprefix("./") for name in archive.getnames()}
+
+
+@pytest.mark.parametrize("kind", ["in plain", "of another cluster"])
+def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
+    with tarfile.open(tmp_path / "shot", "w:gz") as archive:
+        (tmp_path / "token").write_text("token")
+        archive.add(tmp_path / "token", "token")
+    if kind != "in plain":
+        vault("encrypt", tmp_path / "shot")
+    tasks = "    - ansible.builtin.import_role: {name: k3s, tasks_from: hold}\n"
+    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot"), k3s_snapshot_passphrase="another")
+    assert code == 2, said
+    text = " ".join(said.split())
+    assert "is no snapshot of k3s, or that of another cluster" in text
+    assert ("is not vault encrypted data" if kind == "in plain" else "Decryption failed") in text
+    assert "No server was stopped" in text
+
+
+@pytest.mark.parametrize(
     ("files", "servers", "words"),
     [
         (["readme"], 1, "is no snapshot of k3s"),
-        (["token", "etcd/cluster-gamma"], 1, "holds etcd"),
-        (["token", "state.db"], 3, "the rack file has 3 of them"),
+        (["token", "etcd/cluster-gamma"], 1, "holds etcd, and the rack file has 1 of the servers"),
+        (["token", "state.db"], 3, "holds SQLite, and the rack file has 3 of the servers"),
         (["token", "state.db"], 1, "is not on this machine"),
+        (["token", "etcd/cluster-gamma"], 3, "is not on this machine"),
     ],
-    ids=["other", "etcd", "several", "no-release"],
+    ids=["other", "etcd-for-one", "sqlite-for-three", "sqlite-without-release", "etcd-without-release"],
 )
 def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path, files, servers, words):
     with tarfile.open(tmp_path / "shot.tar.gz", "w:gz") as archive:
         for name in files:
             (tmp_path / "file").write_text(name)
             archive.add(tmp_path / "file", name)
+    vault("encrypt", tmp_path / "shot.tar.gz")
     names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
     tasks = f"    - ansible.builtin.import_role: {{name: k3s, tasks_from: hold}}\n      vars: {{k3s_servers: [{names}]}}\n"
-    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"))
+    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"), k3s_snapshot_passphrase=WORD)
     assert code == 2, said
     text = " ".join(said.split())
     assert words in text

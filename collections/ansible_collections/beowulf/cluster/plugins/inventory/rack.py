@@ -28,8 +28,8 @@ description:
     C(rack_ntp_servers), C(rack_mpi_hosts), C(rack_distcc_hosts), C(rack_jobs_server), C(rack_jobs_nodes), C(rack_k3s_servers),
     C(rack_k3s_agents), C(rack_vrrp), C(rack_dhcp), C(rack_ca), C(rack_registry)."
   - "Variables of each host are C(ansible_host), C(rack_name), C(rack_fqdn), C(rack_type), C(rack_address), C(rack_mac),
-    C(rack_board), C(rack_interface), C(rack_addressing), C(rack_uplink), C(rack_slots), C(rack_aliases), C(rack_functions); of a
-    compute node also C(rack_k3s); of a lanservices node also C(rack_vrrp_priority), C(rack_dhcp_role), C(rack_dns_role),
+    C(rack_board), C(rack_addressing), C(rack_uplink), C(rack_slots), C(rack_aliases), C(rack_functions); of a compute node
+    also C(rack_k3s); of a lanservices node also C(rack_vrrp_priority), C(rack_dhcp_role), C(rack_dns_role),
     C(rack_peers)."
   - In a rack of more than 128 nodes the lists and mappings among the variables of every host are variables of the deployer alone.
     Everywhere else they are templates that look there, so that a play sees the same, and C(ansible-inventory --list) does
@@ -104,7 +104,7 @@ options:
         type: str
         required: true
       mac:
-        description: The Ethernet address of the node's LAN interface.
+        description: The Ethernet address of the node's LAN interface, whatever its name.
         type: str
         required: true
       board:
@@ -116,9 +116,6 @@ options:
         description:
           - The serial number of a Raspberry Pi, 8 hexadecimal digits in lower case, unique in the rack.
           - When it boots from the LAN, its boot ROM looks for files in the folder of this name first.
-        type: str
-      interface:
-        description: The LAN interface. By default it is the one that has the MAC address.
         type: str
       aliases:
         description: More names for the node in DNS.
@@ -164,7 +161,7 @@ options:
     default: {}
     suboptions:
       user:
-        description: The account on every node, with sudo and without a password.
+        description: The account on every node, with sudo and without a password; not C(root).
         type: str
         default: admin
       private_key:
@@ -181,10 +178,10 @@ options:
         type: str
         required: true
       release:
-        description: The Debian release of the containers.
+        description: The Debian release of the containers. The LAN services run on no older one.
         type: str
         default: trixie
-        choices: [trixie, bookworm]
+        choices: [trixie]
       uplink:
         description: The network between this host and the router's container, by which the LAN reaches the outside.
         type: str

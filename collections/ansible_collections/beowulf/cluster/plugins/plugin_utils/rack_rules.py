@@ -299,7 +299,8 @@ def _check_gateway(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
 
 def _check_upstream(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
     """Forwarders and time servers are outside: one that is the cluster itself makes a loop."""
-    own: dict[Any, str] = {str(node.address): f"node {name}" for name, node in nodes.items() if node.type not in ("router", None)}
+    places = [(name, address) for name, node in nodes.items() for address in (node.address, node.uplink) if address]
+    own: dict[Any, str] = {str(address): f"node {name}" for name, address in places}
     if rack.network.vip:
         own[str(rack.network.vip)] = "the VIP"
     raw = report.source.data["network"]

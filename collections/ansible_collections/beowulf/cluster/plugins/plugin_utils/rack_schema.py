@@ -86,13 +86,11 @@ class Node(Model):
     address: Address
     """The node's address in the LAN."""
     mac: Mac
-    """The Ethernet address of the node's LAN interface."""
+    """The Ethernet address of the node's LAN interface, whatever its name."""
     board: Annotated[str, *_choice(*BOARDS)] = "generic"
     """The Raspberry Pi model, or generic for any other Debian machine."""
     serial: Serial | None = None
     """The serial number of a Raspberry Pi, 8 hexadecimal digits; it boots from the LAN with the files in the folder of this name."""
-    interface: Annotated[str | None, *_string(values.interface, r"^[A-Za-z0-9][A-Za-z0-9_.@:-]{0,14}$")] = None
-    """The LAN interface. Default: the one that has the MAC address."""
     uplink: Address | None = None
     """router only: its address outside the LAN, where the controller meets it first. Default: the LAN address is met first, too."""
     aliases: list[Label] = []
@@ -116,8 +114,8 @@ class Node(Model):
 class Ssh(Model):
     """How the controller reaches the nodes."""
 
-    user: Annotated[str, *_string(values.user, r"^[a-z_][a-z0-9_-]{0,31}$")] = "admin"
-    """The account on every node, with sudo and without a password."""
+    user: Annotated[str, *_string(values.user, r"^(?!root$)[a-z_][a-z0-9_-]{0,31}$")] = "admin"
+    """The account on every node, with sudo and without a password; not root."""
     private_key: Annotated[str | None, *_string(values.path)] = None
     """The path of the private key. Default: .beowulf/CLUSTER/ssh/id_ed25519 in the repository."""
 
@@ -127,8 +125,8 @@ class Lab(Model):
 
     address: Address
     """The address this host takes in the LAN."""
-    release: Annotated[str, *_choice("trixie", "bookworm")] = "trixie"
-    """The Debian release of the containers."""
+    release: Annotated[str, *_choice("trixie")] = "trixie"
+    """The Debian release of the containers; the LAN services run on no older one."""
     uplink: Subnet = IPv4Network("10.78.0.0/24")
     """The network between this host and the router's container, by which the LAN reaches the outside."""
 

@@ -35,7 +35,6 @@ _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 _MAC = re.compile(r"[0-9a-f]{12}\Z")
 _MAC_FORM = re.compile(r"(?i)([0-9a-f]{2}([:-])([0-9a-f]{2}\2){4}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}|[0-9a-f]{12})\Z")
 _SERIAL = re.compile(r"[0-9a-f]{8}\Z")
-_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _TIMEZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
 _PATH = re.compile(r"[A-Za-z0-9_.~/@%+=:, -]+\Z")
@@ -285,6 +284,14 @@ def timezone(value: Any) -> str:
     return value
 
 
+def user(value: Any) -> str:
+    """The name of an account that may enter by SSH."""
+    value = matching(_USER, "is not a user name: lower-case letters, digits, `-` and `_`, starting with a letter", "like admin", 32)(value)
+    if value == "root":
+        raise Refused("may not enter: sshd of the nodes refuses it (PermitRootLogin no)", "name a user with sudo, like admin")
+    return value
+
+
 def registry(value: Any) -> str:
     """``redis://HOST[:PORT][/DB]`` (or ``rediss://`` for TLS), without a password."""
     value = text(value)
@@ -324,8 +331,6 @@ def word(value: Any) -> str:
     return "" if value == "" else text(value)
 
 
-interface = matching(_INTERFACE, "is not an interface name", "like eth0, end0 or enp3s0", 15)  # IFNAMSIZ - 1
-user = matching(_USER, "is not a user name: lower-case letters, digits, `-` and `_`, starting with a letter", "like admin", 32)
 path = matching(_PATH, "is not a plain path", "like ~/.ssh/id_ed25519", 4096)
 
 

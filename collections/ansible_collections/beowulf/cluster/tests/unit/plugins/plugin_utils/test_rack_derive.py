@@ -114,7 +114,6 @@ def test_variables_of_a_lanservices_node(lab: Inventory) -> None:
         "rack_address": "10.77.0.12",
         "rack_mac": "b8:27:eb:00:00:12",
         "rack_board": "B+",
-        "rack_interface": None,
         "rack_addressing": "static",
         "rack_uplink": None,
         "rack_slots": 1,
@@ -132,7 +131,6 @@ def test_variables_of_other_types(lab: Inventory, full: Inventory) -> None:
     assert lab.hosts["gamma"]["rack_k3s"] == "server"
     assert lab.hosts["omega"]["rack_uplink"] == "10.78.0.2"
     assert full.hosts["gate"]["rack_uplink"] == "192.168.99.7"
-    assert full.hosts["gate"]["rack_interface"] == "eth0"
     assert full.hosts["gate"]["rack_mac"] == full.hosts["gate"]["rack_mac"].lower() == "dc:a6:32:00:00:01"
     assert {node["serial"] for node in full.all_vars["rack_nodes"] if node["name"] in ("c4", "c5")} == {None, "1a2b3c4d"}
     assert [full.hosts[name]["rack_vrrp_priority"] for name in ("two", "one")] == [20, 10]
