@@ -55,7 +55,7 @@ def test_a_rack_that_needs_it_ends_before_a_node_is_touched(run):
     texts = ["\n".join(one["lines"]) for one in summary["failures"]]
     assert len(texts) == 1, texts
     assert "cannot be had" in texts[0]
-    assert "No node was touched" in texts[0]
+    assert "k3s was touched on no node" in texts[0]
     assert NOWHERE in texts[0]
     assert "k3s_required" in texts[0]
     assert "k3s_release_dir" in texts[0]
