@@ -365,7 +365,7 @@ def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
 )
 @plainly
 def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False, force: bool = False) -> None:
-    """Give the authority for SSH new keys, and sign everything again; nobody is refused on the way."""
+    """Give the authority new keys, of SSH and of TLS, and sign everything again; nobody is refused on the way."""
     from beowulf.ca import rotate
 
     rotate(find(cluster), finish, force=force)

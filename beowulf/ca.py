@@ -413,6 +413,8 @@ def insist_on_controllers(cluster: Cluster, records: Records, force: bool) -> li
 def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
     """Give the authority new keys that sign from now on while the old ones are trusted still; with `finish`, drop the old ones.
 
+    Those of SSH and of TLS go together.
+
     Raises Refusal, before anything is touched, unless every node answers; with `finish`, also while a controller would be shut out,
     unless `force`.
     """
@@ -433,6 +435,7 @@ def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")
         print("  next, say ./bootstrap ca.renew on each other controller, the deployer excepted;")
+        print(f"  browsers: until then they need what is in {cluster.state / 'ca' / 'root.crt'}, the old root of TLS and the new one;")
         print(f"  then, when users have new certificates or after {cluster.rack.ca.user_hours} h: ./bootstrap ca.rotate --finish")
     elif users:
         print(f"  refused from now on, as the old keys signed it: {', '.join(users)}")

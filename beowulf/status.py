@@ -52,7 +52,7 @@ sha256sum {KRL} {AUTHORITY_KRL}'"""
 SOON = 30 * 86400
 """Seconds before its end from which on it is told that a certificate ends, or less: the last quarter of its life. It is renewed at half."""
 SOON_ROOT = 180 * 86400
-"""The same for the root of TLS, which nothing renews."""
+"""The same for the root of TLS, which lasts until the authority is given new keys."""
 QUESTIONS = {
     "addresses": "ip -brief -4 address",
     "clock": "chronyc -c tracking",
@@ -289,13 +289,14 @@ def judge_trust(nodes: Mapping[str, Any]) -> list[str]:
     for name, found in known.items():
         for one in found["certificates"]:
             left = one["last"] - now
-            soon = SOON_ROOT if one["path"].endswith("/root.crt") else min(SOON, (one["last"] - one["first"]) / 4)
-            what = f"the {names[one['path']]} of {name}"
+            root = one["path"].endswith("/root.crt")
+            soon = SOON_ROOT if root else min(SOON, (one["last"] - one["first"]) / 4)
+            what, remedy = f"the {names[one['path']]} of {name}", "./bootstrap ca.rotate" if root else "./bootstrap ca.renew"
             if left <= 0:
-                problems.append(f"{what} ended {backup.ago(-left)}: ./bootstrap ca.renew")
+                problems.append(f"{what} ended {backup.ago(-left)}: {remedy}")
             elif left < soon:
                 time_left = f"{left / 86400:.0f} days" if left >= 2 * 86400 else f"{left / 3600:.0f} h"
-                problems.append(f"{what} ends in {time_left}, and was not renewed: ./bootstrap ca.renew")
+                problems.append(f"{what} ends in {time_left}, and was not renewed: {remedy}")
     theirs = {name: found["revoked"][KRL] for name, found in known.items() if KRL in found["revoked"]}
     authority = next((found["revoked"][AUTHORITY_KRL] for found in known.values() if AUTHORITY_KRL in found["revoked"]), None)
     if authority is None and len(set(theirs.values())) > 1:

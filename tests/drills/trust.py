@@ -6,20 +6,26 @@ import os
 import re
 import shlex
 import signal
+import socket
+import ssl
 import subprocess
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from beowulf import ca, deploy, lock
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import INFINITE, Figure, Lab, drill
 from beowulf.errors import Failure
 from beowulf.process import ROOT, environment, output, tool
 
 AUTHORITY = "/var/lib/cluster-ca"
 KILLED_AFTER = 20
 """Seconds after which a rotation is killed: it takes longer, on any machine."""
+KEA_TLS = "/etc/kea/tls"
+RESTART = 30
+"""Seconds until a DHCP server that was started anew serves beside the other one, and the other one knows."""
 
 
 def task(lab: Lab, *words: str) -> list[str]:
@@ -148,6 +154,150 @@ def refusals(lab: Lab, certificate: Path, child: subprocess.Popen) -> int:
     return count
 
 
+def served(lab: Lab, client: str, address: str, port: int, proof: str = "") -> set[str]:
+    """Return the serial numbers of the chain that a server shows."""
+    ask = f"openssl s_client -showcerts {proof} -connect {address}:{port} </dev/null 2>/dev/null"
+    text = lab.run(client, f"f=$(mktemp); {ask} >$f || :; openssl storeutl -noout -text -certs $f; rm $f")
+    lines = [line.strip() for line in text.splitlines()]
+    return {f"{line} {lines[number + 1]}" for number, line in enumerate(lines) if line.startswith("Serial Number:")}
+
+
+def shown(lab: Lab) -> dict[str, set[str]]:
+    """Return the serial numbers of the chains that all servers show."""
+    deployer, proof = lab.variables["rack_deployer"]["name"], f"-cert {KEA_TLS}/node.crt -key {KEA_TLS}/node.key"
+    answers = {node: served(lab, lab.peer(node), lab.address[node], 8001, proof) for node in lab.pair}
+    return answers | {deployer: served(lab, lab.pair[0], lab.address[deployer], 443)}
+
+
+@contextlib.contextmanager
+def asking(ask: Callable[[], str], every: float) -> Iterator[list[tuple[float, str]]]:
+    """Ask again and again while the body runs; the answers are in the list, each with its time."""
+    answers: list[tuple[float, str]] = []
+    done = threading.Event()
+
+    def repeat() -> None:
+        while not done.wait(every):
+            answers.append((time.monotonic(), ask()))
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        done.set()
+        thread.join()
+
+
+def longest(answers: list[tuple[float, str]], good: Collection[str]) -> float:
+    """Return for how many seconds at most no answer was a good one; infinite when the last one was not."""
+    since, most = None, 0.0
+    for when, answer in answers:
+        if answer in good:
+            most, since = max(most, when - since if since is not None else 0.0), None
+        elif since is None:
+            since = when
+    return INFINITE if since is not None or not answers else most
+
+
+def certificates(text: str) -> frozenset[str]:
+    """Return the certificates in a file of them."""
+    return frozenset(re.findall(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----", text, re.DOTALL))
+
+
+def belief(lab: Lab, roots: Path) -> str:
+    """Ask ARA's server for its certificate, as one who has this file of roots: `believed`, `not believed`, or `silent`."""
+    address = lab.variables["rack_deployer"]["address"]
+    try:
+        context = ssl.create_default_context(cafile=roots)
+        with socket.create_connection((address, 443), timeout=5) as plain, context.wrap_socket(plain, server_hostname=address):
+            return "believed"
+    except ssl.SSLCertVerificationError:
+        return "not believed"
+    except OSError:
+        return "silent"
+
+
+def pair_state(lab: Lab, node: str) -> str:
+    """Return the state of a DHCP server in its pair, or that it does not hear the other one, or does not answer."""
+    try:
+        servers = lab.kea(node, "status-get")["arguments"]["high-availability"][0]["ha-servers"]
+        return "interrupted" if servers["remote"].get("communication-interrupted") else servers["local"]["state"]
+    except (Failure, LookupError, ValueError):
+        return "silent"
+
+
+def heard(lab: Lab, node: str, certificate: str) -> bool:
+    """Say whether the other DHCP server answers one that shows a certificate for the key of this node."""
+    question = '{"command": "ha-heartbeat"}'
+    ask = f"POST / HTTP/1.0\\r\\nContent-Type: application/json\\r\\nContent-Length: {len(question)}\\r\\n\\r\\n{question}"
+    proof = f"-cert {certificate} -cert_chain {certificate} -key {KEA_TLS}/node.key"
+    client = f"openssl s_client -quiet -CAfile {KEA_TLS}/root.crt {proof} -connect {lab.address[lab.peer(node)]}:8001"
+    return '"result": 0' in lab.run(node, f"(printf '{ask}'; sleep 1) | timeout 10 {client} 2>&1", check=False)
+
+
+def complaints(lab: Lab, since: dict[str, str]) -> int:
+    """Count how often a DHCP server did not believe the other one, or was not believed."""
+    words = "certificate verify failed|unknown ca|unknown_ca"
+    question = "journalctl --no-pager --quiet --unit=kea-dhcp4-server --since=@{} | grep --ignore-case --count --extended-regexp '{}' || :"
+    return sum(int(lab.run(node, question.format(since[node], words))) for node in lab.pair)
+
+
+@contextlib.contextmanager
+def watching_tls(lab: Lab) -> Iterator[list[Figure]]:
+    """Watch those who use TLS while the body runs, and a client; what is to be said of it is in the list afterwards."""
+    known, figures = lab.cluster.state / "ca" / "root.crt", []
+    since = {node: lab.run(node, "date +%s") for node in lab.pair}
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(lab.watching(lab.looks_up(), lab.leases()))
+        ara = stack.enter_context(asking(lambda: belief(lab, known), 0.5))
+        pair = {node: stack.enter_context(asking(lambda node=node: pair_state(lab, node), 1)) for node in lab.pair}
+        yield figures
+        lab.until_healthy()
+        time.sleep(3)
+    words = [answer for _when, answer in ara]
+    figures += [
+        Figure("answers of ARA", words.count("believed"), 1, unit="", least=True),
+        Figure("answers of ARA that were not believed", words.count("not believed"), 0, unit=""),
+        Figure("longest time without ARA", longest(ara, {"believed"}), 10, loose=True),
+        Figure("DHCP servers that did not believe the other one", complaints(lab, since), 0, unit=""),
+        Figure("longest time without the pair", max(longest(each, {"hot-standby"}) for each in pair.values()), RESTART, loose=True),
+        Figure("failed lookups", watch.failed("lookups"), 0, unit=""),
+        Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True),
+    ]
+
+
+@contextlib.contextmanager
+def old_tls(lab: Lab) -> Iterator[list[Figure]]:
+    """Keep what the authority of TLS is and signed now; what it is worth after the body is in the list."""
+    deployer, node, kept, figures = lab.variables["rack_deployer"]["name"], lab.pair[0], "/run/drill-node.crt", []
+    root, old_root = lab.cluster.state / "ca" / "root.crt", lab.cluster.state / "drill-root.crt"
+    places = [(deployer, f"/srv/beowulf/.beowulf/{lab.cluster.rack.cluster}/ca/root.crt"), (deployer, "/etc/ssl/cluster/root.crt")]
+    places += [(one, f"{KEA_TLS}/root.crt") for one in lab.pair]
+    old_root.write_bytes(root.read_bytes())
+    try:
+        lab.run(node, f"cp {KEA_TLS}/node.crt {kept}")
+        before = shown(lab)
+        yield figures
+        now, newest = shown(lab), generations(lab)["newest"]
+        old = certificates(old_root.read_text(encoding="ascii"))
+        copies = {certificates(text) for text in (root.read_text(encoding="ascii"), *(lab.run(one, f"cat {path}") for one, path in places))}
+        keys = lab.run(deployer, f"find {AUTHORITY}/tls -type f -name '*.key' -printf '%f\\n'").splitlines()
+        figures += [
+            Figure("files of roots that are not the same", len(copies) - 1, 0, unit=""),
+            Figure("roots in a file", max(len(copy) for copy in copies), 1, unit=""),
+            Figure("files with an old root", sum(bool(copy & old) for copy in copies), 0, unit=""),
+            Figure("keys of TLS but the new ones", len(set(keys) ^ {f"root.{newest}.key", f"intermediate.{newest}.key"}), 0, unit=""),
+            Figure("servers that show a part of the old chain", sum(bool(now[one] & before[one]) for one in now), 0, unit=""),
+            Figure("servers that show no chain of two", sum(len(now[one]) != 2 for one in now), 0, unit=""),
+            Figure("ARA is not refused by who has the old root", float(belief(lab, old_root) != "not believed"), 0, unit=""),
+            Figure("the new certificate is heard by a DHCP server", float(heard(lab, node, f"{KEA_TLS}/node.crt")), 1, unit="", least=True),
+            Figure("an old certificate is heard by a DHCP server", float(heard(lab, node, kept)), 0, unit=""),
+        ]
+    finally:
+        old_root.unlink(missing_ok=True)
+        lab.run(node, f"rm -f {kept}")
+
+
 @drill("24, rotation")
 def rotate_authority(lab: Lab):
     """The authority gets new keys: with a node away, killed half-way, repeated; nobody is refused until the old ones are dropped"""
@@ -160,7 +310,7 @@ def rotate_authority(lab: Lab):
     named = result.returncode == 2 and f"\n  {away}: " in result.stderr
     yield Figure("refused with 2 and the node's name while a node is away", float(named), 1, unit="", least=True)
     yield Figure("keys changed by that", float(generations(lab) != before), 0, unit="")
-    with signed(lab, "drill") as certificate:
+    with signed(lab, "drill") as certificate, old_tls(lab) as after, watching_tls(lab) as figures:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment()}
         child = subprocess.Popen(task(lab, "ca.rotate"), start_new_session=True, **quiet)
         time.sleep(KILLED_AFTER)
@@ -179,18 +329,11 @@ def rotate_authority(lab: Lab):
         good = ca.own_certificate(lab.cluster)
         yield Figure("nodes that refuse the new certificate", sum(not admitted(lab, node, good) for node in lab.address), 0, unit="")
         yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
+    yield from (*figures, *after)
     yield Figure("nodes that the other controller does not reach in the end", unreached(lab), 0, unit="")
     herd = len(lab.cluster.group("mpi"))
     ranks = lab.run(lab.client, f"sudo -iu mpi mpiexec -ppn 1 -n {herd} hostname | sort -u | wc -l")
     yield Figure("nodes of the herd without a rank", herd - int(ranks), 0, unit="")
-
-
-def served(lab: Lab, client: str, address: str, port: int, proof: str = "") -> set[str]:
-    """Return the serial numbers of the chain that a server shows."""
-    ask = f"openssl s_client -showcerts {proof} -connect {address}:{port} </dev/null 2>/dev/null"
-    text = lab.run(client, f"f=$(mktemp); {ask} >$f || :; openssl storeutl -noout -text -certs $f; rm $f")
-    lines = [line.strip() for line in text.splitlines()]
-    return {f"{line} {lines[number + 1]}" for number, line in enumerate(lines) if line.startswith("Serial Number:")}
 
 
 @drill("24, TLS")
@@ -198,15 +341,9 @@ def renew_tls(lab: Lab):
     """The certificates of TLS and their intermediate are past half of their life; the daily run renews them, and the servers show it"""
     deployer = lab.variables["rack_deployer"]["name"]
     kept = {deployer: [f"{AUTHORITY}/tls/intermediate.crt", "/etc/ssl/cluster/node.crt"]} | {
-        node: ["/etc/kea/tls/node.crt"] for node in lab.pair
+        node: [f"{KEA_TLS}/node.crt"] for node in lab.pair
     }
-    proof = "-cert /etc/kea/tls/node.crt -key /etc/kea/tls/node.key"
-
-    def shown() -> dict[str, set[str]]:
-        answers = {node: served(lab, lab.peer(node), lab.address[node], 8001, proof) for node in lab.pair}
-        return answers | {deployer: served(lab, lab.pair[0], lab.address[deployer], 443)}
-
-    before = shown()
+    before = shown(lab)
     for node, paths in kept.items():
         lab.run(node, " && ".join(f"cp -p {path} {path}.drill" for path in paths))
     try:
@@ -216,7 +353,7 @@ def renew_tls(lab: Lab):
                 deploy.playbook(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
             )
             time.sleep(2)
-        after = shown()
+        after = shown(lab)
     finally:
         for node, paths in kept.items():
             lab.run(node, " && ".join(f"cp {path}.drill {path} && rm {path}.drill" for path in paths))
@@ -225,7 +362,7 @@ def renew_tls(lab: Lab):
     yield Figure("servers that show a part of the old chain", sum(bool(before[node] & after[node]) for node in kept), 0, unit="")
     yield Figure("servers that show no chain of two", sum(len(after[node]) != 2 for node in kept), 0, unit="")
     # What was put back is older than what is in use: the servers have noticed it all the same.
-    yield Figure("servers that do not use what was put back", sum(shown()[node] != before[node] for node in kept), 0, unit="")
+    yield Figure("servers that do not use what was put back", sum(shown(lab)[node] != before[node] for node in kept), 0, unit="")
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
     yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
 

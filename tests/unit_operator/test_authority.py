@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -84,6 +85,10 @@ class Authority:
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
+    def changes(self, *arguments: str, **variables: object) -> int:
+        """How much a run changes, on both nodes."""
+        return sum(int(count) for count in re.findall(r" changed=([0-9]+) ", self.works(*arguments, **variables)))
+
     def state(self) -> dict[str, int]:
         return json.loads((self.ca / "ssh" / "generations.json").read_text())
 
@@ -115,7 +120,7 @@ def authority(made, tmp_path):
     (tmp_path / "copy").mkdir()
     copy = Authority(tmp_path / "copy")
     for name in ("ca", "controller"):
-        shutil.copytree(made.folder / name, copy.folder / name)
+        shutil.copytree(made.folder / name, copy.folder / name, symlinks=True)
     for path in made.folder.glob("key.*"):
         shutil.copy2(path, copy.folder / path.name)
     return copy
@@ -250,10 +255,96 @@ def taken_back(authority: Authority) -> list[str]:
     return [line.partition(": ")[2] for line in shown.splitlines() if "Serial Number:" in line]
 
 
+def of_gamma(authority: Authority) -> dict[str, object]:
+    """The variables with which gamma gets a certificate of TLS, in a folder that stands for the node."""
+    return {"tls_folder": str(authority.folder / "tls"), "tls_group": grp.getgrgid(os.getgid()).gr_name, "tls_name": "gamma.lab.internal",
+            "tls_names": ["DNS:gamma.lab.internal"], "tls_host": "psi", "tls_authority_folder": str(authority.ca / "tls"),
+            "tls_passphrase": "secret words"}  # fmt: skip
+
+
+def believed(roots: Path, chain: Path) -> bool:
+    """Whether who has this file of roots believes this chain."""
+    asked = ["openssl", "verify", "-CAfile", str(roots), "-untrusted", str(chain), str(chain)]
+    return subprocess.run(asked, capture_output=True, check=False).returncode == 0
+
+
+def listed(authority: Authority) -> bool:
+    """Whether the list of what is revoked is signed by the intermediate that signs."""
+    tls = authority.ca / "tls"
+    asked = ["openssl", "crl", "-noout", "-inform", "DER", "-in", str(tls / "intermediate.crl"), "-CAfile", str(tls / "intermediate.crt")]
+    return "verify OK" in subprocess.run(asked, capture_output=True, text=True, check=False).stderr
+
+
+def numbered(authority: Authority) -> set[str]:
+    """The numbers of the roots and intermediates that the authority has, and of nothing else in their folder."""
+    names = [path.name for path in (authority.ca / "tls").iterdir()]
+    assert {"root.key", "root.crt", "intermediate.key", "intermediate.crt", "intermediate.crl"} <= set(names)
+    return {name.split(".")[1] for name in names if name.count(".") == 2}
+
+
+def roots(place: Path) -> int:
+    return place.read_text().count("BEGIN CERTIFICATE")
+
+
+def test_the_authority_of_tls_takes_the_same_steps_and_everyone_believes_everyone_on_the_way(authority):
+    own, node = of_gamma(authority), authority.folder / "tls" / "node.crt"
+    mine = authority.controller / "root.crt"
+    authority.works(CERTIFY, **own)
+    for name, path in (("old.crt", node), ("old-root.crt", mine)):
+        shutil.copy(path, authority.folder / name)
+    old, old_root = authority.folder / "old.crt", authority.folder / "old-root.crt"
+    # The new root is told to everyone, and nothing is signed by it.
+    authority.works(ca_rotation="begin")
+    authority.works(CERTIFY, **own)
+    assert node.read_bytes() == old.read_bytes()
+    for place in (mine, authority.folder / "tls" / "root.crt"):
+        assert (roots(place), believed(place, old)) == (2, True)
+    assert not authority.changes()
+    assert not authority.changes(CERTIFY, **own)
+    # It signs, and certificates of before are good. Killed after the step was taken, any deploy goes on.
+    authority.works(TURN, ca_rotation="begin")
+    authority.works()
+    assert listed(authority)
+    assert believed(mine, old)
+    authority.works(CERTIFY, **own)
+    assert (believed(mine, node), believed(old_root, node), roots(mine)) == (True, False, 2)
+    assert numbered(authority) == {"1", "2"}
+    assert not authority.changes(CERTIFY, **own)
+    # The old one goes, with its keys, also when half of it was gone before.
+    authority.works(TURN, ca_rotation="finish")
+    (authority.ca / "tls" / "root.1.key").unlink()
+    authority.works()
+    authority.works(CERTIFY, **own)
+    assert numbered(authority) == {"2"}
+    for place in (mine, authority.folder / "tls" / "root.crt"):
+        assert (roots(place), believed(place, node), believed(place, old)) == (1, True, False)
+    assert listed(authority)
+    assert not authority.changes()
+    assert not authority.changes(CERTIFY, **own)
+
+
+@pytest.mark.parametrize(
+    ("state", "number"), [({"newest": 1, "oldest": 1, "signs": 1}, "1"), ({"newest": 2, "oldest": 1, "signs": 2}, "2")]
+)
+def test_keys_of_tls_of_an_older_version_get_the_number_of_those_that_sign(authority, state, number):
+    """As they are in the backups of then, too; and the keys of SSH may have been rotated by then."""
+    own, tls = of_gamma(authority), authority.ca / "tls"
+    authority.works(CERTIFY, **own)
+    for name in ("root.key", "intermediate.key", "intermediate.crt"):
+        (tls / name).unlink()
+    for path in tls.glob("*.1.*"):
+        path.replace(tls / path.name.replace(".1.", "."))
+    (authority.ca / "ssh" / "generations.json").write_text(f"{json.dumps(state)}\n")
+    before = {name: (tls / name).read_bytes() for name in ("root.key", "root.crt", "intermediate.key", "intermediate.crt")}
+    authority.works()
+    assert {name: (tls / name).read_bytes() for name in before} == before
+    assert numbered(authority) == {number}
+    assert not authority.changes()
+    assert not authority.changes(CERTIFY, **own)
+
+
 def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
-    own = {"tls_folder": str(authority.folder / "tls"), "tls_group": grp.getgrgid(os.getgid()).gr_name, "tls_name": "gamma.lab.internal",
-           "tls_names": ["DNS:gamma.lab.internal"], "tls_host": "psi", "tls_authority_folder": str(authority.ca / "tls"),
-           "tls_passphrase": "secret words"}  # fmt: skip
+    own = of_gamma(authority)
     serials = []
     for _ in range(2):
         authority.works(CERTIFY, **own)
@@ -276,7 +367,7 @@ def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
     (authority.ca / "public" / "tls_revoked").unlink()
     authority.works()
     assert sorted(taken_back(authority)) == sorted(serials)
-    # New keys, by hand: what follows is signed by them, and by nothing of before.
+    # When the keys are lost, new ones are made: what follows is signed by them, and by nothing of before.
     old = (authority.ca / "tls" / "root.crt").read_bytes()
     shutil.rmtree(authority.ca / "tls")
     authority.works()
@@ -284,8 +375,7 @@ def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
     (authority.folder / "old.crt").write_bytes(old)
     node = authority.folder / "tls" / "node.crt"
     for root, good in ((authority.folder / "tls" / "root.crt", True), (authority.folder / "old.crt", False)):
-        asked = ["openssl", "verify", "-CAfile", str(root), "-untrusted", str(node), str(node)]
-        assert (subprocess.run(asked, capture_output=True, check=False).returncode == 0) is good
+        assert believed(root, node) is good
 
 
 TAKE = """

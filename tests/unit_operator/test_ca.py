@@ -7,10 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from beowulf import ca, deploy, lock
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
+from beowulf.process import ROOT
 
 
 def make_key(path: Path, passphrase: str = "") -> Path:
@@ -244,7 +246,7 @@ def playbooks(cluster, monkeypatch):
 
 
 @pytest.mark.parametrize("finish", [False, True])
-def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(cluster, authority, playbooks, tmp_path, finish):
+def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(cluster, authority, playbooks, tmp_path, capsys, finish):
     (tmp_path / "away").write_text("#!/bin/sh\necho 'No route to host' >&2; exit 255\n")
     (tmp_path / "away").chmod(0o755)
     cluster.rack.nodes["delta"] = None
@@ -257,6 +259,15 @@ def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(c
     del cluster.rack.nodes["delta"]
     ca.rotate(cluster, finish=finish)
     assert [command[0] for command in playbooks] == ["rotate"]
+    # Browsers are nobody's to tell but the admin's.
+    assert (f"what is in {cluster.state}/ca/root.crt" in capsys.readouterr().out) is not finish
+
+
+def test_a_rotation_tells_everyone_of_ssh_and_of_tls_before_the_step_and_after_it():
+    """And of TLS last: whoever asks a server knows the new root by then, on the controllers, too."""
+    plays = yaml.safe_load((ROOT / "playbooks/rotate.yml").read_text())
+    told = ["authority.yml", "trust.yml", "tls.yml"]
+    assert [play.get("ansible.builtin.import_playbook", "step") for play in plays] == ["secrets.yml", *told, "step", *told]
 
 
 def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster, authority, playbooks, tmp_path, capsys):

@@ -214,7 +214,7 @@ def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
             lambda s: ending(s, "psi", INTERMEDIATE, 29),
             "the TLS intermediate of psi ends in 29 days, and was not renewed: ./bootstrap ca.renew",
         ),
-        (lambda s: ending(s, "psi", ROOT, 170), "the TLS root of psi ends in 170 days, and was not renewed: ./bootstrap ca.renew"),
+        (lambda s: ending(s, "psi", ROOT, 170), "the TLS root of psi ends in 170 days, and was not renewed: ./bootstrap ca.rotate"),
         (
             lambda s: s["nodes"]["gamma"]["trust"]["revoked"].update({status.KRL: "b2"}),
             "gamma does not know what the authority has revoked: ./bootstrap ca.renew",
