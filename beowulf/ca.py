@@ -199,7 +199,8 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
     everywhere = chosen[0] == known[0]
     where = "every node" if everywhere else f"the nodes of type {', '.join(chosen)}"
     print(f"{place}: {name}, for {hours:g} h, opens {where} as {known[0]}; serial {serial}")
-    print(f"  revoke: ./bootstrap ca.revoke {name}")
+    lasting = name == own_name() or node_named(cluster, name) in (*cluster.rack.nodes, cluster.variables["rack_deployer"]["name"])
+    print(f"  revoke: ./bootstrap ca.revoke {serial if lasting else name}")
     if not known_there:
         print("  the authority does not answer; it learns of this certificate from the next deploy or ca.list here")
 
@@ -302,21 +303,33 @@ def show(cluster: Cluster, as_json: bool) -> None:
         print(f"{one['type']:<5}{one['name']:<28}{one['ends_in_hours']:>8} h  serial {one['serial']:<22}{refused}{one['principals']}")
 
 
+def node_named(cluster: Cluster, name: str) -> str:
+    """Return the node in a name, if it is one: that of gamma, host-gamma and mpi@gamma is gamma."""
+    if name in cluster.rack.nodes:
+        return name
+    return name.rpartition("@")[2] if "@" in name else name.removeprefix("host-")
+
+
 def revocation(cluster: Cluster, what: str) -> list[str]:
     """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate."""
     if what.isdecimal():
         if not 0 < int(what) < 2**64:
             raise Refusal(f"{what} is no serial number of a certificate: ./bootstrap ca.list shows them.")
         return [f"serial: {what}"]
-    deployer = cluster.variables["rack_deployer"]["name"]
-    own = own_name()
-    if what in (deployer, own, f"{cluster.variables['rack_ssh_user']}@{deployer}"):
+    node = node_named(cluster, what)
+    if what == own_name() or node == cluster.variables["rack_deployer"]["name"]:
         raise Refusal(
             f"{what} is a controller: revoked by its name, it would be shut out with every certificate that it is ever given. "
             "Revoke one certificate by its serial number (./bootstrap ca.list), or give the authority new keys: ./bootstrap ca.rotate"
         )
     if not NAME.fullmatch(what):
         raise Refusal(f"{what!r} is neither a node, nor a serial number, nor a name of a certificate: ./bootstrap ca.list shows them.")
+    if node in cluster.rack.nodes and what != node:
+        raise Refusal(
+            f"{what}: refused, nothing was touched. {node} is given a certificate of that name again whenever it is made anew, so that "
+            f"it would be shut out for ever. Take back what it was given until now: ./bootstrap ca.revoke {node}; or one certificate, "
+            "by its serial number (./bootstrap ca.list)."
+        )
     if what not in cluster.rack.nodes:
         return [f"id: {what}"]
     # By its keys: a node that is rebuilt under its name has new ones, and is welcome.

@@ -141,10 +141,20 @@ def test_a_number_that_would_spoil_the_list_is_refused(cluster, serial):
         ca.revocation(cluster, serial)
 
 
-@pytest.mark.parametrize("name", ["psi", "admin@psi", ca.own_name()])
+@pytest.mark.parametrize("name", ["psi", "host-psi", "admin@psi", "root@psi", ca.own_name()])
 def test_no_controller_is_shut_out_for_good(cluster, name):
     with pytest.raises(Refusal, match="is a controller"):
         ca.revocation(cluster, name)
+
+
+@pytest.mark.parametrize("name", ["host-gamma", "mpi@gamma", "ada@gamma"])
+def test_no_node_is_shut_out_for_good(cluster, playbooks, authority, tmp_path, capsys, name):
+    """The list shows such names, and they are those of the certificates that the node is given next, too."""
+    with pytest.raises(Refusal, match=rf"^{name}: refused, nothing was touched.*\./bootstrap ca\.revoke gamma") as refused:
+        ca.revoke(cluster, name)
+    assert (refused.value.code, playbooks) == (2, [])
+    ca.user(cluster, name, 1, "", f"{make_key(tmp_path / 'key')}.pub", "")
+    assert f"revoke: ./bootstrap ca.revoke {shown(tmp_path / 'key-cert.pub')['serial']}\n" in capsys.readouterr().out
 
 
 def test_a_certificate_for_some_nodes_does_not_take_the_place_of_the_controllers_own(cluster):
