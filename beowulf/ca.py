@@ -51,6 +51,26 @@ done
 for one in ssh/user_ca.*.pub; do test ! -e "$one" || echo "key $one $(ssh-keygen -l -f "$one")"; done
 echo "generations $(cat ssh/generations.json)"
 """
+# Every key that was signed for a node: that of today, and those that sign.yml of roles/ca has put aside (NAME.pub.…~), since when
+# nothing is signed for them: the last certificate has ended after as long as one lasts.
+LIST_KEYS = f"""cd {FOLDER}/certificates || exit 1
+for one in host-NODE.pub* *@NODE.pub*; do
+  test -e "$one" || continue
+  ssh-keygen -Q -f ../public/revoked.krl "$one" >/dev/null 2>&1
+  test $? -eq 1 && state=revoked || state=good
+  test -z "$(find "$one" -name '*~' -cmin +MINUTES)" || state=ended
+  echo "$one $state $(cat "$one")"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A public key that the authority has signed for a node: whether it is the one of today, and whether a certificate for it may be good."""
+
+    text: str
+    today: bool
+    good: bool
 
 
 def own_key(cluster: Cluster) -> Path:
@@ -310,9 +330,14 @@ def node_named(cluster: Cluster, name: str) -> str:
     return name.rpartition("@")[2] if "@" in name else name.removeprefix("host-")
 
 
-def revocation(cluster: Cluster, what: str) -> list[str]:
-    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate."""
+def revocation(cluster: Cluster, what: str, which: str = "") -> list[str]:
+    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate.
+
+    Of a node that was made anew `which` says whether `old` keys are meant, which it had before, or `all`. Raises Refusal without it.
+    """
     if what.isdecimal():
+        if which:
+            raise Refusal(f"{what} is a serial number, and --{which} is about the keys of a node.")
         if not 0 < int(what) < 2**64:
             raise Refusal(f"{what} is no serial number of a certificate: ./bootstrap ca.list shows them.")
         return [f"serial: {what}"]
@@ -324,36 +349,70 @@ def revocation(cluster: Cluster, what: str) -> list[str]:
         )
     if not NAME.fullmatch(what):
         raise Refusal(f"{what!r} is neither a node, nor a serial number, nor a name of a certificate: ./bootstrap ca.list shows them.")
-    if node in cluster.rack.nodes and what != node:
+    # By its keys, so that it is welcome under its name when it has new ones; also when it is in the rack file no more.
+    keys = keys_of(cluster, node)
+    if not (keys or node in cluster.rack.nodes):
+        if which:
+            raise Refusal(f"{what} is no node, and --{which} is about the keys of one.")
+        return [f"id: {what}"]
+    if what != node:
         raise Refusal(
             f"{what}: refused, nothing was touched. {node} is given a certificate of that name again whenever it is made anew, so that "
             f"it would be shut out for ever. Take back what it was given until now: ./bootstrap ca.revoke {node}; or one certificate, "
             "by its serial number (./bootstrap ca.list)."
         )
-    if what not in cluster.rack.nodes:
-        return [f"id: {what}"]
-    # By its keys: a node that is rebuilt under its name has new ones, and is welcome.
-    question = f"cd {FOLDER}/certificates && cat host-{what}.pub; cat ./*@{what}.pub 2>/dev/null || :"
-    result = output(on_authority(cluster, question), timeout=30)
-    keys = [line for line in result.stdout.splitlines() if line.startswith("ssh-")]
-    if result.returncode or not keys:
-        raise Failure(f"The authority has signed no key of {what}: {result.stderr.strip()}")
-    return [f"key: {key}" for key in keys]
+    if not keys:
+        raise Refusal(f"The authority has signed no key of {what}: there is nothing to revoke.")
+    return [f"key: {key.text}" for key in chosen_keys(what, keys, which)]
 
 
-def revoke(cluster: Cluster, what: str) -> None:
-    """Revoke, on the authority and on every node, and say which certificates that are known were good until then."""
+def keys_of(cluster: Cluster, node: str) -> list[Key]:
+    """Return the keys that were ever signed for a node; none for what is none. Raises Failure when the authority does not answer."""
+    if not NAME.fullmatch(node):
+        return []
+    script = LIST_KEYS.replace("NODE", node).replace("MINUTES", str(cluster.rack.ca.host_days * 1440))
+    result = output(on_authority(cluster, script), timeout=30)
+    if result.returncode:
+        raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
+    rows = [row for line in result.stdout.splitlines() if len(row := line.split(maxsplit=2)) == 3]
+    # One that was put back is the one of today, and that of before, too.
+    today = {text for place, _, text in rows if place.endswith(".pub")}
+    good = {text for _, state, text in rows if state == "good"}
+    found = [Key(text, text in today, text in good) for text in dict.fromkeys(text for _, _, text in rows)]
+    return found if any(place.startswith("host-") for place, _, _ in rows) else []
+
+
+def chosen_keys(node: str, keys: Sequence[Key], which: str) -> list[Key]:
+    """Return the keys of a node that are meant: only a person knows whether the ones of today were stolen, or those of before."""
+    before = [key for key in keys if not key.today]
+    if which == "old" and not before:
+        raise Refusal(f"{node} never had other keys than today's, which ./bootstrap ca.revoke {node} takes back.")
+    if not which and {True, False} == {key.today for key in keys if key.good}:
+        raise Refusal(
+            f"ca.revoke {node}: refused, nothing was touched. {node} was made anew, and keys that it had before may be good still. Say "
+            "--old to revoke those: it goes on with the ones that it has today. Say --all when those were stolen, too: it is shut out "
+            "until it is made anew once more."
+        )
+    return before if which == "old" else list(keys)
+
+
+def revoke(cluster: Cluster, what: str, which: str = "") -> None:
+    """Revoke, on the authority and on every node, and say which certificates that are known were good until then.
+
+    `which` keys of a node that was made anew: `old` ones or `all`.
+    """
     from beowulf import deploy, lock
 
     refresh(cluster)
-    lines = revocation(cluster, what)
+    lines = revocation(cluster, what, which)
     key, _, value = lines[0].partition(": ")
     # The certificate of a host, and what a node was given, go by their keys.
     names = {"id": "name", "serial": "serial"}
     known = [one for one in issued(cluster) if key in names and one[names[key]] == value and ends(one) > time.time()]
-    nodes = [what] if what in cluster.rack.nodes else []
+    nodes = [what] if key == "key" else []
     options = [f"--extra-vars={json.dumps({'ca_revoked': lines, 'ca_tls_revoked_nodes': nodes})}"]
-    if nodes:
+    shut_out = key == "key" and which != "old" and what in cluster.rack.nodes
+    if shut_out:
         # From the first step on nobody believes it any more, this controller neither.
         options.append(f"--limit=all:!{what}")
     with lock.changing(cluster, "ca.revoke"):
@@ -362,11 +421,16 @@ def revoke(cluster: Cluster, what: str) -> None:
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
     if key == "key":
+        print(f"  {len(lines)} key{'' if len(lines) == 1 else 's'} that {what} {'had before' if which == 'old' else 'was given until now'}")
+    if shut_out:
         print(f"  {what} itself was not told: it is believed again when it has new keys")
-        if what in cluster.group("dhcp"):
-            print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
+    if key == "key" and what in cluster.group("dhcp"):
+        print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
+        if which == "old":
+            print(f"  next: the list has what {what} shows today, too: on it, sudo rm /etc/kea/tls/node.crt, and deploy")
+        else:
             print(f"  next: take {what} out of the rack file and deploy, which closes the other one's door to it")
-    elif not known:
+    elif key != "key" and not known:
         print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
     if key == "id":
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")

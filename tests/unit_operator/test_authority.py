@@ -46,6 +46,10 @@ TURN = """
 """
 
 
+def make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
 class Authority:
     """Two nodes, psi and gamma, of which psi is the authority; a port that is open as long as it answers."""
 
@@ -55,7 +59,7 @@ class Authority:
         (folder / "library").mkdir()
         (folder / "library" / "know").write_text(KNOW)
         for node in ("psi", "gamma"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / f"key.{node}")], check=True)
+            make_key(folder / f"key.{node}")
         self.listen()
 
     def listen(self) -> None:
@@ -130,6 +134,20 @@ def test_what_is_made_once_stays(authority):
     assert authority.state() == {"newest": 1, "oldest": 1, "signs": 1}
     assert [authority.signer(node) for node in ("psi", "gamma")] == ["1", "1"]
     assert "changed=0" in authority.works()
+
+
+def test_a_key_that_was_signed_once_stays_known_when_the_node_is_made_anew(authority):
+    folder = authority.ca / "certificates"
+    keys = {(folder / "host-gamma.pub").read_text()}
+    for _ in range(2):
+        for place in authority.folder.glob("key.gamma*"):
+            place.unlink()
+        make_key(authority.folder / "key.gamma")
+        authority.works()
+        keys.add((folder / "host-gamma.pub").read_text())
+        assert {place.read_text() for place in folder.glob("host-gamma.pub*")} == keys
+    assert "changed=0" in authority.works()
+    assert len(keys) == len(list(folder.glob("host-gamma.pub*"))) == 3
 
 
 def test_a_rotation_goes_on_where_it_was_interrupted_and_waits_for_everyone(authority):

@@ -27,7 +27,7 @@ def cluster(tmp_path, monkeypatch):
     state = tmp_path / "state"
     (state / "ca").mkdir(parents=True)
     (state / "ssh").mkdir()
-    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None, "beta": None})
+    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16, host_days=60), nodes={"gamma": None, "beta": None})
     key = make_key(state / "ssh" / "id_ed25519")
     variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin", "rack_deployer": {"name": "psi"}}
     found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables, ssh=lambda _node: [str(tmp_path / "ssh"), "node"],
@@ -128,7 +128,7 @@ def test_a_user_gets_a_certificate_beside_the_key(cluster, tmp_path, capsys):
     assert "opens the nodes of type compute, router as admin" in capsys.readouterr().out
 
 
-def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster):
+def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster, authority):
     assert ca.revocation(cluster, "17") == ["serial: 17"]
     assert ca.revocation(cluster, "ada@desk") == ["id: ada@desk"]
     with pytest.raises(Refusal, match="neither a node"):
@@ -296,6 +296,72 @@ def test_kea_goes_on_to_believe_a_node_that_is_revoked_which_is_said(cluster, au
     ca.revoke(cluster, node)
     assert f'"ca_tls_revoked_nodes": ["{node}"]' in playbooks[0][1]
     assert (f"take {node} out of the rack file and deploy" in capsys.readouterr().out) is serves
+
+
+@pytest.fixture
+def anew(authority, tmp_path):
+    """A node that was made anew: the public keys of before and of today, as the authority keeps them."""
+    found = {name: make_key(tmp_path / name).with_suffix(".pub").read_text() for name in ("old-host", "old-mpi", "host", "mpi", "other")}
+    for name, place in (
+        ("old-host", "host-gamma.pub.7.2026-01-02@03:04:05~"),
+        ("old-mpi", "mpi@gamma.pub.7.2026-01-02@03:04:05~"),
+        ("host", "host-gamma.pub"),
+        ("mpi", "mpi@gamma.pub"),
+        ("mpi", "mpi@gamma.pub.6.2025-01-02@03:04:05~"),  # put back once
+        ("other", "host-gamma2.pub.7.2026-01-02@03:04:05~"),
+        ("other", "mpi@beta.pub"),
+    ):
+        (authority / "certificates" / place).write_text(found[name])
+    return {name: f"key: {text.strip()}" for name, text in found.items()}
+
+
+def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster, authority, anew, playbooks, tmp_path, capsys):
+    """Today's may have been stolen, or those of before: neither is left valid without a word, and no good node is shut out."""
+    with pytest.raises(Refusal, match=r"gamma was made anew.*--old.*--all") as refused:
+        ca.revoke(cluster, "gamma")
+    assert (refused.value.code, playbooks) == (2, [])
+    assert set(ca.revocation(cluster, "gamma", "all")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+    assert set(ca.revocation(cluster, "gamma", "old")) == {anew["old-host"], anew["old-mpi"]}
+    ca.revoke(cluster, "gamma", "old")
+    assert not [option for option in playbooks[0] if option.startswith("--limit")], "it goes on, and is told like the others"
+    assert "2 keys that gamma had before" in capsys.readouterr().out
+    # Once those are on the list there is no question any more.
+    (tmp_path / "spec").write_text(f"{anew['old-host']}\n{anew['old-mpi']}\n")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(authority / "public/revoked.krl"), str(tmp_path / "spec")], check=True
+    )
+    ca.revoke(cluster, "gamma")
+    assert "--limit=all:!gamma" in playbooks[1]
+    assert all(anew[name] in playbooks[1][1] for name in ("host", "mpi"))
+
+
+def test_keys_whose_certificates_have_ended_are_no_question(cluster, authority, anew):
+    """They are revoked, too: nobody knows how long one lasted when it was signed."""
+    cluster.rack.ca.host_days = 0
+    assert set(ca.revocation(cluster, "gamma")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+
+
+def test_a_node_that_is_in_the_rack_file_no_more_is_revoked_like_any_other(cluster, authority, anew, playbooks):
+    del cluster.rack.nodes["gamma"]
+    with pytest.raises(Refusal, match=r"ca\.revoke gamma"):
+        ca.revoke(cluster, "mpi@gamma")
+    ca.revoke(cluster, "gamma", "all")
+    assert anew["old-host"] in playbooks[0][1]
+    assert not [option for option in playbooks[0] if option.startswith("--limit")], "nobody is told of it who does not exist"
+
+
+@pytest.mark.parametrize("what", ["17", "ada"])
+def test_who_was_never_made_anew_has_no_old_keys(cluster, authority, playbooks, tmp_path):
+    (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
+    with pytest.raises(Refusal, match="gamma never had other keys than today's"):
+        ca.revoke(cluster, "gamma", "old")
+    assert not playbooks
+
+
+def test_only_a_node_has_old_keys(cluster, authority, playbooks, what):
+    with pytest.raises(Refusal, match="--old is about the keys of"):
+        ca.revoke(cluster, what, "old")
+    assert not playbooks
 
 
 def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):
