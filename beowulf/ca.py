@@ -66,7 +66,7 @@ done
 
 @dataclass(frozen=True)
 class Key:
-    """A public key that the authority has signed for a node: whether it is the one of today, and whether a certificate for it may be good."""
+    """A public key that was signed for a node: whether it is the one of today, and whether a certificate for it may be good."""
 
     text: str
     today: bool
@@ -176,22 +176,38 @@ def deliver(cluster: Cluster) -> bool:
     return told
 
 
+def is_revoked(cluster: Cluster, what: Path | str) -> bool:
+    """Say whether this controller knows a name, or the certificate or key in a file, to be revoked."""
+    lines = cluster.state / "ca" / "revoked"
+    if isinstance(what, str):
+        return lines.is_file() and f"id: {what}" in lines.read_text(encoding="utf-8").splitlines()
+    # 1: it is revoked; 255: there is no such list, or no such file.
+    return output(["ssh-keygen", "-Q", "-f", f"{lines}.krl", str(what)], timeout=10).returncode == 1
+
+
 def refresh(cluster: Cluster) -> bool:
-    """Sign this controller another certificate when the one it has ends soon, or has ended; say whether it did.
+    """Sign this controller another certificate when the one it has ends soon, has ended, or is revoked; say whether it did.
 
     Before the first deploy there is no authority, and the nodes take the key itself.
     """
     place = own_certificate(cluster)
     if not (cluster.state / "ca" / "user_ca").is_file():
         return False
+    public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
     if place.is_file():
         first, last = validity(place)
-        if last - time.time() > KEEP * (last - first):
+        # Where the key or the name is revoked, another one would be no better.
+        better = is_revoked(cluster, place) and not is_revoked(cluster, public) and not is_revoked(cluster, own_name())
+        if last - time.time() > KEEP * (last - first) and not better:
             return False
-    public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
-    user = str(cluster.variables["rack_ssh_user"])
-    record(cluster, place, sign(cluster, public, own_name(), cluster.rack.ca.user_hours, [user], place))
+    sign_own(cluster, public)
     return True
+
+
+def sign_own(cluster: Cluster, public_key: Path) -> None:
+    """Sign this controller the certificate with which it comes in."""
+    place, user = own_certificate(cluster), str(cluster.variables["rack_ssh_user"])
+    record(cluster, place, sign(cluster, public_key, own_name(), cluster.rack.ca.user_hours, [user], place))
 
 
 def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, to: str) -> None:
@@ -207,6 +223,10 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
         raise Refusal(f"--hours {hours:g}: more than 0 and at most {LONGEST}.")
     public = Path(key) if key else own_key(cluster).with_name(own_key(cluster).name + ".pub")
     place = Path(to) if to else public.with_name(public.name.removesuffix(".pub") + "-cert.pub")
+    if is_revoked(cluster, name):
+        raise Refusal(f"{name} is revoked, and whatever is signed for that name: take another one.")
+    if is_revoked(cluster, public):
+        raise Refusal(f"The key {public} is revoked, and whatever is signed for it: make another one with ssh-keygen.")
     if not key and not to:
         if chosen != known[:1]:
             raise Refusal(
@@ -396,6 +416,29 @@ def chosen_keys(node: str, keys: Sequence[Key], which: str) -> list[Key]:
     return before if which == "old" else list(keys)
 
 
+def own_serial(cluster: Cluster) -> str:
+    """Return the serial number of this controller's certificate; nothing when it has none."""
+    shown = summary(output(["ssh-keygen", "-L", "-f", str(own_certificate(cluster))], timeout=10).stdout)
+    return shown[0]["serial"] if shown else ""
+
+
+def insist_on_no_host(cluster: Cluster, what: str, known: Sequence[Mapping[str, str]]) -> None:
+    """Refuse to revoke the certificate of a host by its number: no controller would reach the host any more, to give it another one."""
+    for one in known:
+        if one["type"] != "host":
+            continue
+        node = one["name"].removeprefix("host-")
+        way = (
+            "Give the authority new keys, with which everything is signed again: ./bootstrap ca.rotate"
+            if node == cluster.variables["rack_deployer"]["name"]
+            else f"Say ./bootstrap ca.revoke {node} and give it new keys: flash a card, as for the first time, and deploy."
+        )
+        raise Refusal(
+            f"ca.revoke {what}: refused, nothing was touched. {one['name']} is how {node} shows who it is: no controller would reach it "
+            f"any more, to bring it another certificate. {way}"
+        )
+
+
 def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     """Revoke, on the authority and on every node, and say which certificates that are known were good until then.
 
@@ -408,7 +451,13 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     key, _, value = lines[0].partition(": ")
     # The certificate of a host, and what a node was given, go by their keys.
     names = {"id": "name", "serial": "serial"}
-    known = [one for one in issued(cluster) if key in names and one[names[key]] == value and ends(one) > time.time()]
+    there = issued(cluster)
+    known = [one for one in there if key in names and one[names[key]] == value and ends(one) > time.time()]
+    if key == "serial":
+        insist_on_no_host(cluster, what, known)
+        if what == own_serial(cluster):
+            # What follows has to come in, and so does everyone's next command.
+            sign_own(cluster, own_key(cluster).with_name(own_key(cluster).name + ".pub"))
     nodes = [what] if key == "key" else []
     options = [f"--extra-vars={json.dumps({'ca_revoked': lines, 'ca_tls_revoked_nodes': nodes})}"]
     shut_out = key == "key" and which != "old" and what in cluster.rack.nodes
@@ -420,6 +469,11 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     deploy.conclude("ca.revoke", cluster, code, found)
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
+        if key == "serial" and one["name"] != own_name():
+            if (node := node_named(cluster, one["name"])) in cluster.rack.nodes and node != cluster.variables["rack_deployer"]["name"]:
+                print(f"  next: ./bootstrap ca.renew gives {node} another one")
+            elif any(other["name"] == one["name"] and other["place"].startswith("certificates/") for other in there):
+                print(f"  that controller comes in again when it is given another one: ./bootstrap ca.user {one['name']} there")
     if key == "key":
         print(f"  {len(lines)} key{'' if len(lines) == 1 else 's'} that {what} {'had before' if which == 'old' else 'was given until now'}")
     if shut_out:

@@ -198,6 +198,27 @@ def test_a_limited_run_of_a_controller_with_old_state_takes_nothing_back(authori
     assert {name: (authority.controller / name).read_bytes() for name in new} == new
 
 
+def test_what_is_revoked_by_its_number_is_signed_anew_and_nothing_else(authority):
+    def shown(node: str) -> str:
+        place = authority.ca / "certificates" / f"host-{node}-cert.pub"
+        return subprocess.run(["ssh-keygen", "-L", "-f", str(place)], capture_output=True, text=True, check=True).stdout
+
+    def serial(node: str) -> str:
+        return shown(node).partition("Serial: ")[2].split()[0]
+
+    before = {node: serial(node) for node in ("psi", "gamma")}
+    authority.works(ca_revoked=[f"serial: {before['gamma']}"])
+    assert serial("gamma") != before["gamma"]
+    assert serial("psi") == before["psi"]
+    assert "changed=0" in authority.works()
+    # Another certificate would be refused for its key, or for its name, like the one that there is.
+    key = (authority.ca / "certificates" / "host-gamma.pub").read_text().strip()
+    kept = {node: shown(node) for node in before}
+    authority.works(ca_revoked=[f"key: {key}", "id: host-psi"])
+    assert {node: shown(node) for node in before} == kept
+    assert "changed=0" in authority.works()
+
+
 def test_an_authority_out_of_an_old_backup_learns_what_was_revoked_since(authority):
     for limit, line in (("all", "id: ada"), ("gamma", "serial: 17")):
         before = (authority.ca / "revoked").read_text()

@@ -92,6 +92,39 @@ def test_a_controller_renews_its_own_certificate_when_a_quarter_of_its_life_is_l
     assert ca.validity(place)[1] - time.time() > 15 * 3600
 
 
+def tell(cluster, *lines):
+    """Give this controller a list of what is revoked."""
+    folder = cluster.state / "ca"
+    (folder / "revoked").write_text("".join(f"{line}\n" for line in lines))
+    subprocess.run(["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(folder / "revoked.krl"), str(folder / "revoked")], check=True)
+
+
+def test_a_controller_whose_certificate_is_revoked_by_its_number_signs_itself_another(cluster):
+    ca.refresh(cluster)
+    tell(cluster, "serial: 17", "id: ada")
+    assert not ca.refresh(cluster)
+    tell(cluster, f"serial: {ca.own_serial(cluster)}")
+    assert ca.refresh(cluster)
+    assert not ca.refresh(cluster), "this one is good"
+
+
+@pytest.mark.parametrize("by", ["id", "key"])
+def test_what_another_certificate_does_not_change_is_left_as_it_is(cluster, by):
+    ca.refresh(cluster)
+    key = Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text().strip()
+    tell(cluster, f"id: {ca.own_name()}" if by == "id" else f"key: {key}")
+    assert not ca.refresh(cluster)
+
+
+def test_nothing_is_signed_that_would_be_refused(cluster, tmp_path):
+    key = make_key(tmp_path / "ada").with_suffix(".pub")
+    for line, why in ((f"key: {key.read_text().strip()}", "make another one with ssh-keygen"), ("id: ada", "take another one")):
+        tell(cluster, line)
+        with pytest.raises(Refusal, match=why):
+            ca.user(cluster, "ada", 1, "", str(key), "")
+        assert not (tmp_path / "ada-cert.pub").exists()
+
+
 def test_before_there_is_an_authority_nothing_is_signed(cluster):
     (cluster.state / "ca" / "user_ca").unlink()
     assert not ca.refresh(cluster)
@@ -350,7 +383,6 @@ def test_a_node_that_is_in_the_rack_file_no_more_is_revoked_like_any_other(clust
     assert not [option for option in playbooks[0] if option.startswith("--limit")], "nobody is told of it who does not exist"
 
 
-@pytest.mark.parametrize("what", ["17", "ada"])
 def test_who_was_never_made_anew_has_no_old_keys(cluster, authority, playbooks, tmp_path):
     (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
     with pytest.raises(Refusal, match="gamma never had other keys than today's"):
@@ -358,10 +390,46 @@ def test_who_was_never_made_anew_has_no_old_keys(cluster, authority, playbooks, 
     assert not playbooks
 
 
+@pytest.mark.parametrize("what", ["17", "ada"])
 def test_only_a_node_has_old_keys(cluster, authority, playbooks, what):
     with pytest.raises(Refusal, match="--old is about the keys of"):
         ca.revoke(cluster, what, "old")
     assert not playbooks
+
+
+@pytest.mark.parametrize(("node", "way"), [("gamma", r"\./bootstrap ca\.revoke gamma and give it new keys"), ("psi", r"ca\.rotate")])
+def test_the_certificate_of_a_host_is_not_revoked_by_its_number(cluster, authority, playbooks, tmp_path, node, way):
+    """No controller would reach it any more, and nothing could bring it another one."""
+    public = make_key(tmp_path / node).with_suffix(".pub")
+    make = ["ssh-keygen", "-q", "-h", "-s", str(tmp_path / "second"), "-I", f"host-{node}", "-z", "42", "-V", "-5m:+2h", str(public)]
+    make_key(tmp_path / "second")
+    subprocess.run(make, check=True)
+    (tmp_path / f"{node}-cert.pub").rename(authority / "certificates" / f"host-{node}-cert.pub")
+    with pytest.raises(Refusal, match=rf"^ca\.revoke 42: refused, nothing was touched\. host-{node} is how .*{way}") as refused:
+        ca.revoke(cluster, "42")
+    assert (refused.value.code, playbooks) == (2, [])
+
+
+def test_a_controller_that_revokes_its_own_certificate_has_another_one_before_anyone_is_told(cluster, authority, playbooks, monkeypatch):
+    ca.refresh(cluster)
+    before = ca.own_serial(cluster)
+    run, on_the_way = deploy.run_playbooks, []
+    monkeypatch.setattr(deploy, "run_playbooks", lambda *words: on_the_way.append(ca.own_serial(cluster)) or run(*words))
+    ca.revoke(cluster, before)
+    assert f'"ca_revoked": ["serial: {before}"]' in playbooks[0][1]
+    assert before not in on_the_way
+    ca.revoke(cluster, "17")
+    assert on_the_way[0] == on_the_way[1] == ca.own_serial(cluster)
+
+
+def test_who_revokes_a_certificate_by_its_number_is_told_how_its_holder_gets_another(cluster, authority, playbooks, tmp_path, capsys):
+    for name, next_step in (
+        ("mpi@gamma", "next: ./bootstrap ca.renew gives gamma another"),
+        ("eve@laptop", "./bootstrap ca.user eve@laptop"),
+    ):
+        serial = keep(authority, cluster, tmp_path, name, f"certificates/{name}-cert.pub")
+        ca.revoke(cluster, str(serial))
+        assert next_step in capsys.readouterr().out
 
 
 def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):
