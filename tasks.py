@@ -338,13 +338,23 @@ def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
     show(find(cluster), as_json=json)
 
 
-@task(help=CLUSTER | {"what": "the name in a certificate, its serial number, or a node, for its keys"}, positional=["what"])
+@task(
+    help=CLUSTER
+    | {
+        "what": "the name in a certificate, its serial number, or a node, for every key that was signed for it",
+        "old": "of a node that was made anew only the keys that it had before: it goes on with those of today",
+        "all": "of a node that was made anew also the keys of today: it is shut out until it is made anew once more",
+    },
+    positional=["what"],
+)
 @plainly
-def ca_revoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
+def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, all: bool = False) -> None:
     """Make a certificate good for nothing, on every node."""
     from beowulf.ca import revoke
 
-    revoke(find(cluster), what)
+    if old and all:
+        raise Refusal("--old and --all: say one of them.")
+    revoke(find(cluster), what, "old" if old else "all" if all else "")
 
 
 @task(help=CLUSTER)

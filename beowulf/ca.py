@@ -51,6 +51,26 @@ done
 for one in ssh/user_ca.*.pub; do test ! -e "$one" || echo "key $one $(ssh-keygen -l -f "$one")"; done
 echo "generations $(cat ssh/generations.json)"
 """
+# Every key that was signed for a node: that of today, and those that sign.yml of roles/ca has put aside (NAME.pub.…~), since when
+# nothing is signed for them: the last certificate has ended after as long as one lasts.
+LIST_KEYS = f"""cd {FOLDER}/certificates || exit 1
+for one in host-NODE.pub* *@NODE.pub*; do
+  test -e "$one" || continue
+  ssh-keygen -Q -f ../public/revoked.krl "$one" >/dev/null 2>&1
+  test $? -eq 1 && state=revoked || state=good
+  test -z "$(find "$one" -name '*~' -cmin +MINUTES)" || state=ended
+  echo "$one $state $(cat "$one")"
+done
+"""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A public key that was signed for a node: whether it is the one of today, and whether a certificate for it may be good."""
+
+    text: str
+    today: bool
+    good: bool
 
 
 def own_key(cluster: Cluster) -> Path:
@@ -156,22 +176,38 @@ def deliver(cluster: Cluster) -> bool:
     return told
 
 
+def is_revoked(cluster: Cluster, what: Path | str) -> bool:
+    """Say whether this controller knows a name, or the certificate or key in a file, to be revoked."""
+    lines = cluster.state / "ca" / "revoked"
+    if isinstance(what, str):
+        return lines.is_file() and f"id: {what}" in lines.read_text(encoding="utf-8").splitlines()
+    # 1: it is revoked; 255: there is no such list, or no such file.
+    return output(["ssh-keygen", "-Q", "-f", f"{lines}.krl", str(what)], timeout=10).returncode == 1
+
+
 def refresh(cluster: Cluster) -> bool:
-    """Sign this controller another certificate when the one it has ends soon, or has ended; say whether it did.
+    """Sign this controller another certificate when the one it has ends soon, has ended, or is revoked; say whether it did.
 
     Before the first deploy there is no authority, and the nodes take the key itself.
     """
     place = own_certificate(cluster)
     if not (cluster.state / "ca" / "user_ca").is_file():
         return False
+    public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
     if place.is_file():
         first, last = validity(place)
-        if last - time.time() > KEEP * (last - first):
+        # Where the key or the name is revoked, another one would be no better.
+        better = is_revoked(cluster, place) and not is_revoked(cluster, public) and not is_revoked(cluster, own_name())
+        if last - time.time() > KEEP * (last - first) and not better:
             return False
-    public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
-    user = str(cluster.variables["rack_ssh_user"])
-    record(cluster, place, sign(cluster, public, own_name(), cluster.rack.ca.user_hours, [user], place))
+    sign_own(cluster, public)
     return True
+
+
+def sign_own(cluster: Cluster, public_key: Path) -> None:
+    """Sign this controller the certificate with which it comes in."""
+    place, user = own_certificate(cluster), str(cluster.variables["rack_ssh_user"])
+    record(cluster, place, sign(cluster, public_key, own_name(), cluster.rack.ca.user_hours, [user], place))
 
 
 def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, to: str) -> None:
@@ -187,6 +223,10 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
         raise Refusal(f"--hours {hours:g}: more than 0 and at most {LONGEST}.")
     public = Path(key) if key else own_key(cluster).with_name(own_key(cluster).name + ".pub")
     place = Path(to) if to else public.with_name(public.name.removesuffix(".pub") + "-cert.pub")
+    if is_revoked(cluster, name):
+        raise Refusal(f"{name} is revoked, and whatever is signed for that name: take another one.")
+    if is_revoked(cluster, public):
+        raise Refusal(f"The key {public} is revoked, and whatever is signed for it: make another one with ssh-keygen.")
     if not key and not to:
         if chosen != known[:1]:
             raise Refusal(
@@ -199,7 +239,8 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
     everywhere = chosen[0] == known[0]
     where = "every node" if everywhere else f"the nodes of type {', '.join(chosen)}"
     print(f"{place}: {name}, for {hours:g} h, opens {where} as {known[0]}; serial {serial}")
-    print(f"  revoke: ./bootstrap ca.revoke {name}")
+    lasting = name == own_name() or node_named(cluster, name) in (*cluster.rack.nodes, cluster.variables["rack_deployer"]["name"])
+    print(f"  revoke: ./bootstrap ca.revoke {serial if lasting else name}")
     if not known_there:
         print("  the authority does not answer; it learns of this certificate from the next deploy or ca.list here")
 
@@ -302,45 +343,125 @@ def show(cluster: Cluster, as_json: bool) -> None:
         print(f"{one['type']:<5}{one['name']:<28}{one['ends_in_hours']:>8} h  serial {one['serial']:<22}{refused}{one['principals']}")
 
 
-def revocation(cluster: Cluster, what: str) -> list[str]:
-    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate."""
+def node_named(cluster: Cluster, name: str) -> str:
+    """Return the node in a name, if it is one: that of gamma, host-gamma and mpi@gamma is gamma."""
+    if name in cluster.rack.nodes:
+        return name
+    return name.rpartition("@")[2] if "@" in name else name.removeprefix("host-")
+
+
+def revocation(cluster: Cluster, what: str, which: str = "") -> list[str]:
+    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate.
+
+    Of a node that was made anew `which` says whether `old` keys are meant, which it had before, or `all`. Raises Refusal without it.
+    """
     if what.isdecimal():
+        if which:
+            raise Refusal(f"{what} is a serial number, and --{which} is about the keys of a node.")
         if not 0 < int(what) < 2**64:
             raise Refusal(f"{what} is no serial number of a certificate: ./bootstrap ca.list shows them.")
         return [f"serial: {what}"]
-    deployer = cluster.variables["rack_deployer"]["name"]
-    own = own_name()
-    if what in (deployer, own, f"{cluster.variables['rack_ssh_user']}@{deployer}"):
+    node = node_named(cluster, what)
+    if what == own_name() or node == cluster.variables["rack_deployer"]["name"]:
         raise Refusal(
             f"{what} is a controller: revoked by its name, it would be shut out with every certificate that it is ever given. "
             "Revoke one certificate by its serial number (./bootstrap ca.list), or give the authority new keys: ./bootstrap ca.rotate"
         )
     if not NAME.fullmatch(what):
         raise Refusal(f"{what!r} is neither a node, nor a serial number, nor a name of a certificate: ./bootstrap ca.list shows them.")
-    if what not in cluster.rack.nodes:
+    # By its keys, so that it is welcome under its name when it has new ones; also when it is in the rack file no more.
+    keys = keys_of(cluster, node)
+    if not (keys or node in cluster.rack.nodes):
+        if which:
+            raise Refusal(f"{what} is no node, and --{which} is about the keys of one.")
         return [f"id: {what}"]
-    # By its keys: a node that is rebuilt under its name has new ones, and is welcome.
-    question = f"cd {FOLDER}/certificates && cat host-{what}.pub; cat ./*@{what}.pub 2>/dev/null || :"
-    result = output(on_authority(cluster, question), timeout=30)
-    keys = [line for line in result.stdout.splitlines() if line.startswith("ssh-")]
-    if result.returncode or not keys:
-        raise Failure(f"The authority has signed no key of {what}: {result.stderr.strip()}")
-    return [f"key: {key}" for key in keys]
+    if what != node:
+        raise Refusal(
+            f"{what}: refused, nothing was touched. {node} is given a certificate of that name again whenever it is made anew, so that "
+            f"it would be shut out for ever. Take back what it was given until now: ./bootstrap ca.revoke {node}; or one certificate, "
+            "by its serial number (./bootstrap ca.list)."
+        )
+    if not keys:
+        raise Refusal(f"The authority has signed no key of {what}: there is nothing to revoke.")
+    return [f"key: {key.text}" for key in chosen_keys(what, keys, which)]
 
 
-def revoke(cluster: Cluster, what: str) -> None:
-    """Revoke, on the authority and on every node, and say which certificates that are known were good until then."""
+def keys_of(cluster: Cluster, node: str) -> list[Key]:
+    """Return the keys that were ever signed for a node; none for what is none. Raises Failure when the authority does not answer."""
+    if not NAME.fullmatch(node):
+        return []
+    script = LIST_KEYS.replace("NODE", node).replace("MINUTES", str(cluster.rack.ca.host_days * 1440))
+    result = output(on_authority(cluster, script), timeout=30)
+    if result.returncode:
+        raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
+    rows = [row for line in result.stdout.splitlines() if len(row := line.split(maxsplit=2)) == 3]
+    # One that was put back is the one of today, and that of before, too.
+    today = {text for place, _, text in rows if place.endswith(".pub")}
+    good = {text for _, state, text in rows if state == "good"}
+    found = [Key(text, text in today, text in good) for text in dict.fromkeys(text for _, _, text in rows)]
+    return found if any(place.startswith("host-") for place, _, _ in rows) else []
+
+
+def chosen_keys(node: str, keys: Sequence[Key], which: str) -> list[Key]:
+    """Return the keys of a node that are meant: only a person knows whether the ones of today were stolen, or those of before."""
+    before = [key for key in keys if not key.today]
+    if which == "old" and not before:
+        raise Refusal(f"{node} never had other keys than today's, which ./bootstrap ca.revoke {node} takes back.")
+    if not which and {True, False} == {key.today for key in keys if key.good}:
+        raise Refusal(
+            f"ca.revoke {node}: refused, nothing was touched. {node} was made anew, and keys that it had before may be good still. Say "
+            "--old to revoke those: it goes on with the ones that it has today. Say --all when those were stolen, too: it is shut out "
+            "until it is made anew once more."
+        )
+    return before if which == "old" else list(keys)
+
+
+def own_serial(cluster: Cluster) -> str:
+    """Return the serial number of this controller's certificate; nothing when it has none."""
+    shown = summary(output(["ssh-keygen", "-L", "-f", str(own_certificate(cluster))], timeout=10).stdout)
+    return shown[0]["serial"] if shown else ""
+
+
+def insist_on_no_host(cluster: Cluster, what: str, known: Sequence[Mapping[str, str]]) -> None:
+    """Refuse to revoke the certificate of a host by its number: no controller would reach the host any more, to give it another one."""
+    for one in known:
+        if one["type"] != "host":
+            continue
+        node = one["name"].removeprefix("host-")
+        way = (
+            "Give the authority new keys, with which everything is signed again: ./bootstrap ca.rotate"
+            if node == cluster.variables["rack_deployer"]["name"]
+            else f"Say ./bootstrap ca.revoke {node} and give it new keys: flash a card, as for the first time, and deploy."
+        )
+        raise Refusal(
+            f"ca.revoke {what}: refused, nothing was touched. {one['name']} is how {node} shows who it is: no controller would reach it "
+            f"any more, to bring it another certificate. {way}"
+        )
+
+
+def revoke(cluster: Cluster, what: str, which: str = "") -> None:
+    """Revoke, on the authority and on every node, and say which certificates that are known were good until then.
+
+    `which` keys of a node that was made anew: `old` ones or `all`.
+    """
     from beowulf import deploy, lock
 
     refresh(cluster)
-    lines = revocation(cluster, what)
+    lines = revocation(cluster, what, which)
     key, _, value = lines[0].partition(": ")
     # The certificate of a host, and what a node was given, go by their keys.
     names = {"id": "name", "serial": "serial"}
-    known = [one for one in issued(cluster) if key in names and one[names[key]] == value and ends(one) > time.time()]
-    nodes = [what] if what in cluster.rack.nodes else []
+    there = issued(cluster)
+    known = [one for one in there if key in names and one[names[key]] == value and ends(one) > time.time()]
+    if key == "serial":
+        insist_on_no_host(cluster, what, known)
+        if what == own_serial(cluster):
+            # What follows has to come in, and so does everyone's next command.
+            sign_own(cluster, own_key(cluster).with_name(own_key(cluster).name + ".pub"))
+    nodes = [what] if key == "key" else []
     options = [f"--extra-vars={json.dumps({'ca_revoked': lines, 'ca_tls_revoked_nodes': nodes})}"]
-    if nodes:
+    shut_out = key == "key" and which != "old" and what in cluster.rack.nodes
+    if shut_out:
         # From the first step on nobody believes it any more, this controller neither.
         options.append(f"--limit=all:!{what}")
     with lock.changing(cluster, "ca.revoke"):
@@ -348,12 +469,22 @@ def revoke(cluster: Cluster, what: str) -> None:
     deploy.conclude("ca.revoke", cluster, code, found)
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
+        if key == "serial" and one["name"] != own_name():
+            if (node := node_named(cluster, one["name"])) in cluster.rack.nodes and node != cluster.variables["rack_deployer"]["name"]:
+                print(f"  next: ./bootstrap ca.renew gives {node} another one")
+            elif any(other["name"] == one["name"] and other["place"].startswith("certificates/") for other in there):
+                print(f"  that controller comes in again when it is given another one: ./bootstrap ca.user {one['name']} there")
     if key == "key":
+        print(f"  {len(lines)} key{'' if len(lines) == 1 else 's'} that {what} {'had before' if which == 'old' else 'was given until now'}")
+    if shut_out:
         print(f"  {what} itself was not told: it is believed again when it has new keys")
-        if what in cluster.group("dhcp"):
-            print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
+    if key == "key" and what in cluster.group("dhcp"):
+        print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
+        if which == "old":
+            print(f"  next: the list has what {what} shows today, too: on it, sudo rm /etc/kea/tls/node.crt, and deploy")
+        else:
             print(f"  next: take {what} out of the rack file and deploy, which closes the other one's door to it")
-    elif not known:
+    elif key != "key" and not known:
         print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
     if key == "id":
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")

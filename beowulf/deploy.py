@@ -53,7 +53,7 @@ def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tup
             BEOWULF_ARA_TOLD_IN=str(told),
             **strategy(),
         )
-        code = run(command, env, **({"stdout": subprocess.DEVNULL} if quiet else {}))
+        code = run(command, env, beside=lock.keep, **({"stdout": subprocess.DEVNULL} if quiet else {}))
         return code, with_recording(summary, told)
 
 

@@ -5,6 +5,9 @@ deployer yet, or none that answers. The other one is on the deployer, for all co
 connection to it. Both are flock(2) on a file: whoever dies, or whose machine does, holds nothing, and the next one finds out at once. What
 stands in the file says who it is.
 
+A run is more than the process that took them: when that is killed, ansible-playbook goes on without it, and both locks are held until it
+has ended, too (keep).
+
 A task that calls another one holds them for both.
 """
 
@@ -19,9 +22,10 @@ import os
 import shlex
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from beowulf.errors import Refusal
 from beowulf.process import environment
@@ -36,7 +40,9 @@ UNREACHABLE = 255
 """Exit code of ssh for a connection that does not come about."""
 CONNECT = 2
 """Seconds for a deployer that does not answer: there is none yet, or it is lost, and then nobody else can change anything from it."""
-_here: set[Path] = set()
+WAIT = "import os, select, sys; select.select([os.pidfd_open(int(sys.argv[1]))], [], [])"
+"""Program that ends when the process with a number does, reaped or not."""
+_here: dict[Path, TextIO] = {}
 """The files that this process holds."""
 _there: dict[Path, subprocess.Popen[str]] = {}
 """What holds the lock on a deployer for this process, by the file that it holds here."""
@@ -61,6 +67,21 @@ def told(text: str) -> str:
         return "somebody else changes it, who has not said who"
 
 
+def keep(process: int) -> subprocess.Popen | None:
+    """Start what holds the locks of this process until another one has ended, whatever becomes of this one.
+
+    That one does not inherit them: with it whatever it starts would hold them, and some of that stays when it has ended.
+    """
+    # On the deployer a lock is held by who has the end of the pipe that keeps the connection.
+    pipes = [child.stdin for child in _there.values() if child.stdin and not child.stdin.closed]
+    held = [file.fileno() for file in (*_here.values(), *pipes)]
+    if not held:
+        return None
+    quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    # In a session of its own: not ended by who ends all of a terminal's.
+    return subprocess.Popen([sys.executable, "-I", "-S", "-c", WAIT, str(process)], pass_fds=held, start_new_session=True, **quiet)
+
+
 def introduction(task: str) -> str:
     """Return what the one who holds a lock says of itself."""
     since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
@@ -69,7 +90,10 @@ def introduction(task: str) -> str:
 
 def refused(cluster: Cluster, task: str, text: str) -> Refusal:
     """Return the refusal of a task while another one has the lock."""
-    return Refusal(f"{task} {cluster.name}: refused, {told(text)}. A lock goes with whoever dies: wait, or end that run.")
+    return Refusal(
+        f"{task} {cluster.name}: refused, {told(text)}. Its lock goes with it and with the ansible-playbook that it has started: "
+        "wait, or end them."
+    )
 
 
 @contextlib.contextmanager
@@ -94,11 +118,11 @@ def here(cluster: Cluster, task: str) -> Iterator[Path]:
         file.truncate(0)
         file.write(introduction(task))
         file.flush()
-        _here.add(path)
+        _here[path] = file
         try:
             yield path
         finally:
-            _here.discard(path)
+            del _here[path]
             file.truncate(0)
 
 

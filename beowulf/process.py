@@ -1,4 +1,4 @@
-"""Run other programs: argument lists, never a shell; Ctrl-C ends them in their own way."""
+"""Run other programs: argument lists, never a shell; Ctrl-C and SIGTERM end them in their own way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,21 +31,59 @@ def environment(**extra: str) -> dict[str, str]:
     return env | extra
 
 
-def run(command: Sequence[str], env: Mapping[str, str] | None = None, **options: object) -> int:
-    """Run a command in the project's folder and return its exit code; INTERRUPTED when it was ended by Ctrl-C."""
-    child = subprocess.Popen(list(command), cwd=ROOT, env=dict(env or environment()), **options)
-    interrupted = False
-    while True:
-        try:
-            code = child.wait(PATIENCE if interrupted else None)
-            return INTERRUPTED if interrupted or code == -signal.SIGINT else code
-        except KeyboardInterrupt:
-            # A terminal tells the child, too; whoever signals this process alone does not.
-            if not interrupted and not sys.stdin.isatty():
-                child.send_signal(signal.SIGINT)
-            interrupted = True
-        except subprocess.TimeoutExpired:
-            child.kill()
+class Terminated(KeyboardInterrupt):
+    """This process was told to end, by kill(1) say; unlike Ctrl-C nobody has told its child."""
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """Have SIGTERM interrupt the body, which would end this process at once otherwise, and leave its child behind."""
+    # Nobody else may say what is done about signals.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    beside: Callable[[int], subprocess.Popen | None] | None = None,
+    **options: object,
+) -> int:
+    """Run a command in the project's folder and return its exit code; INTERRUPTED when it was ended by Ctrl-C or SIGTERM.
+
+    `beside` starts what is to run as long as it does, given its process number.
+    """
+    companion = None
+    with told_to_end():
+        child = subprocess.Popen(list(command), cwd=ROOT, env=dict(env or environment()), **options)
+        interrupted = False
+        while True:
+            try:
+                if beside and not companion:
+                    companion = beside(child.pid)
+                code = child.wait(PATIENCE if interrupted else None)
+                break
+            except KeyboardInterrupt as reason:
+                # A terminal tells the child, too; whoever signals this process alone does not.
+                if not interrupted and (isinstance(reason, Terminated) or not sys.stdin.isatty()):
+                    child.send_signal(signal.SIGINT)
+                interrupted = True
+            except subprocess.TimeoutExpired:
+                child.kill()
+    if companion:
+        companion.kill()
+        companion.wait()
+    return INTERRUPTED if interrupted or code == -signal.SIGINT else code
 
 
 def output(

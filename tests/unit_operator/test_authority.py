@@ -46,6 +46,10 @@ TURN = """
 """
 
 
+def make_key(path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+
+
 class Authority:
     """Two nodes, psi and gamma, of which psi is the authority; a port that is open as long as it answers."""
 
@@ -55,7 +59,7 @@ class Authority:
         (folder / "library").mkdir()
         (folder / "library" / "know").write_text(KNOW)
         for node in ("psi", "gamma"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / f"key.{node}")], check=True)
+            make_key(folder / f"key.{node}")
         self.listen()
 
     def listen(self) -> None:
@@ -132,6 +136,20 @@ def test_what_is_made_once_stays(authority):
     assert "changed=0" in authority.works()
 
 
+def test_a_key_that_was_signed_once_stays_known_when_the_node_is_made_anew(authority):
+    folder = authority.ca / "certificates"
+    keys = {(folder / "host-gamma.pub").read_text()}
+    for _ in range(2):
+        for place in authority.folder.glob("key.gamma*"):
+            place.unlink()
+        make_key(authority.folder / "key.gamma")
+        authority.works()
+        keys.add((folder / "host-gamma.pub").read_text())
+        assert {place.read_text() for place in folder.glob("host-gamma.pub*")} == keys
+    assert "changed=0" in authority.works()
+    assert len(keys) == len(list(folder.glob("host-gamma.pub*"))) == 3
+
+
 def test_a_rotation_goes_on_where_it_was_interrupted_and_waits_for_everyone(authority):
     # Until the step was taken the old key signs, and both are trusted: a node that does not come along keeps it from being taken.
     refused = authority.run(PLAYBOOK + TURN + PLAYBOOK, limit="psi", ca_rotation="begin")
@@ -178,6 +196,27 @@ def test_a_limited_run_of_a_controller_with_old_state_takes_nothing_back(authori
         (authority.controller / name).write_bytes(content)
     authority.works(limit="gamma")
     assert {name: (authority.controller / name).read_bytes() for name in new} == new
+
+
+def test_what_is_revoked_by_its_number_is_signed_anew_and_nothing_else(authority):
+    def shown(node: str) -> str:
+        place = authority.ca / "certificates" / f"host-{node}-cert.pub"
+        return subprocess.run(["ssh-keygen", "-L", "-f", str(place)], capture_output=True, text=True, check=True).stdout
+
+    def serial(node: str) -> str:
+        return shown(node).partition("Serial: ")[2].split()[0]
+
+    before = {node: serial(node) for node in ("psi", "gamma")}
+    authority.works(ca_revoked=[f"serial: {before['gamma']}"])
+    assert serial("gamma") != before["gamma"]
+    assert serial("psi") == before["psi"]
+    assert "changed=0" in authority.works()
+    # Another certificate would be refused for its key, or for its name, like the one that there is.
+    key = (authority.ca / "certificates" / "host-gamma.pub").read_text().strip()
+    kept = {node: shown(node) for node in before}
+    authority.works(ca_revoked=[f"key: {key}", "id: host-psi"])
+    assert {node: shown(node) for node in before} == kept
+    assert "changed=0" in authority.works()
 
 
 def test_an_authority_out_of_an_old_backup_learns_what_was_revoked_since(authority):

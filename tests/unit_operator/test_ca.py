@@ -27,7 +27,7 @@ def cluster(tmp_path, monkeypatch):
     state = tmp_path / "state"
     (state / "ca").mkdir(parents=True)
     (state / "ssh").mkdir()
-    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16), nodes={"gamma": None, "beta": None})
+    rack = SimpleNamespace(cluster="lab", ca=SimpleNamespace(user_hours=16, host_days=60), nodes={"gamma": None, "beta": None})
     key = make_key(state / "ssh" / "id_ed25519")
     variables = {"rack_ssh_private_key": str(key), "rack_ssh_user": "admin", "rack_deployer": {"name": "psi"}}
     found = SimpleNamespace(name="lab", state=state, rack=rack, variables=variables, ssh=lambda _node: [str(tmp_path / "ssh"), "node"],
@@ -92,6 +92,39 @@ def test_a_controller_renews_its_own_certificate_when_a_quarter_of_its_life_is_l
     assert ca.validity(place)[1] - time.time() > 15 * 3600
 
 
+def tell(cluster, *lines):
+    """Give this controller a list of what is revoked."""
+    folder = cluster.state / "ca"
+    (folder / "revoked").write_text("".join(f"{line}\n" for line in lines))
+    subprocess.run(["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(folder / "revoked.krl"), str(folder / "revoked")], check=True)
+
+
+def test_a_controller_whose_certificate_is_revoked_by_its_number_signs_itself_another(cluster):
+    ca.refresh(cluster)
+    tell(cluster, "serial: 17", "id: ada")
+    assert not ca.refresh(cluster)
+    tell(cluster, f"serial: {ca.own_serial(cluster)}")
+    assert ca.refresh(cluster)
+    assert not ca.refresh(cluster), "this one is good"
+
+
+@pytest.mark.parametrize("by", ["id", "key"])
+def test_what_another_certificate_does_not_change_is_left_as_it_is(cluster, by):
+    ca.refresh(cluster)
+    key = Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text().strip()
+    tell(cluster, f"id: {ca.own_name()}" if by == "id" else f"key: {key}")
+    assert not ca.refresh(cluster)
+
+
+def test_nothing_is_signed_that_would_be_refused(cluster, tmp_path):
+    key = make_key(tmp_path / "ada").with_suffix(".pub")
+    for line, why in ((f"key: {key.read_text().strip()}", "make another one with ssh-keygen"), ("id: ada", "take another one")):
+        tell(cluster, line)
+        with pytest.raises(Refusal, match=why):
+            ca.user(cluster, "ada", 1, "", str(key), "")
+        assert not (tmp_path / "ada-cert.pub").exists()
+
+
 def test_before_there_is_an_authority_nothing_is_signed(cluster):
     (cluster.state / "ca" / "user_ca").unlink()
     assert not ca.refresh(cluster)
@@ -128,7 +161,7 @@ def test_a_user_gets_a_certificate_beside_the_key(cluster, tmp_path, capsys):
     assert "opens the nodes of type compute, router as admin" in capsys.readouterr().out
 
 
-def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster):
+def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster, authority):
     assert ca.revocation(cluster, "17") == ["serial: 17"]
     assert ca.revocation(cluster, "ada@desk") == ["id: ada@desk"]
     with pytest.raises(Refusal, match="neither a node"):
@@ -141,10 +174,20 @@ def test_a_number_that_would_spoil_the_list_is_refused(cluster, serial):
         ca.revocation(cluster, serial)
 
 
-@pytest.mark.parametrize("name", ["psi", "admin@psi", ca.own_name()])
+@pytest.mark.parametrize("name", ["psi", "host-psi", "admin@psi", "root@psi", ca.own_name()])
 def test_no_controller_is_shut_out_for_good(cluster, name):
     with pytest.raises(Refusal, match="is a controller"):
         ca.revocation(cluster, name)
+
+
+@pytest.mark.parametrize("name", ["host-gamma", "mpi@gamma", "ada@gamma"])
+def test_no_node_is_shut_out_for_good(cluster, playbooks, authority, tmp_path, capsys, name):
+    """The list shows such names, and they are those of the certificates that the node is given next, too."""
+    with pytest.raises(Refusal, match=rf"^{name}: refused, nothing was touched.*\./bootstrap ca\.revoke gamma") as refused:
+        ca.revoke(cluster, name)
+    assert (refused.value.code, playbooks) == (2, [])
+    ca.user(cluster, name, 1, "", f"{make_key(tmp_path / 'key')}.pub", "")
+    assert f"revoke: ./bootstrap ca.revoke {shown(tmp_path / 'key-cert.pub')['serial']}\n" in capsys.readouterr().out
 
 
 def test_a_certificate_for_some_nodes_does_not_take_the_place_of_the_controllers_own(cluster):
@@ -286,6 +329,107 @@ def test_kea_goes_on_to_believe_a_node_that_is_revoked_which_is_said(cluster, au
     ca.revoke(cluster, node)
     assert f'"ca_tls_revoked_nodes": ["{node}"]' in playbooks[0][1]
     assert (f"take {node} out of the rack file and deploy" in capsys.readouterr().out) is serves
+
+
+@pytest.fixture
+def anew(authority, tmp_path):
+    """A node that was made anew: the public keys of before and of today, as the authority keeps them."""
+    found = {name: make_key(tmp_path / name).with_suffix(".pub").read_text() for name in ("old-host", "old-mpi", "host", "mpi", "other")}
+    for name, place in (
+        ("old-host", "host-gamma.pub.7.2026-01-02@03:04:05~"),
+        ("old-mpi", "mpi@gamma.pub.7.2026-01-02@03:04:05~"),
+        ("host", "host-gamma.pub"),
+        ("mpi", "mpi@gamma.pub"),
+        ("mpi", "mpi@gamma.pub.6.2025-01-02@03:04:05~"),  # put back once
+        ("other", "host-gamma2.pub.7.2026-01-02@03:04:05~"),
+        ("other", "mpi@beta.pub"),
+    ):
+        (authority / "certificates" / place).write_text(found[name])
+    return {name: f"key: {text.strip()}" for name, text in found.items()}
+
+
+def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster, authority, anew, playbooks, tmp_path, capsys):
+    """Today's may have been stolen, or those of before: neither is left valid without a word, and no good node is shut out."""
+    with pytest.raises(Refusal, match=r"gamma was made anew.*--old.*--all") as refused:
+        ca.revoke(cluster, "gamma")
+    assert (refused.value.code, playbooks) == (2, [])
+    assert set(ca.revocation(cluster, "gamma", "all")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+    assert set(ca.revocation(cluster, "gamma", "old")) == {anew["old-host"], anew["old-mpi"]}
+    ca.revoke(cluster, "gamma", "old")
+    assert not [option for option in playbooks[0] if option.startswith("--limit")], "it goes on, and is told like the others"
+    assert "2 keys that gamma had before" in capsys.readouterr().out
+    # Once those are on the list there is no question any more.
+    (tmp_path / "spec").write_text(f"{anew['old-host']}\n{anew['old-mpi']}\n")
+    subprocess.run(
+        ["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(authority / "public/revoked.krl"), str(tmp_path / "spec")], check=True
+    )
+    ca.revoke(cluster, "gamma")
+    assert "--limit=all:!gamma" in playbooks[1]
+    assert all(anew[name] in playbooks[1][1] for name in ("host", "mpi"))
+
+
+def test_keys_whose_certificates_have_ended_are_no_question(cluster, authority, anew):
+    """They are revoked, too: nobody knows how long one lasted when it was signed."""
+    cluster.rack.ca.host_days = 0
+    assert set(ca.revocation(cluster, "gamma")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+
+
+def test_a_node_that_is_in_the_rack_file_no_more_is_revoked_like_any_other(cluster, authority, anew, playbooks):
+    del cluster.rack.nodes["gamma"]
+    with pytest.raises(Refusal, match=r"ca\.revoke gamma"):
+        ca.revoke(cluster, "mpi@gamma")
+    ca.revoke(cluster, "gamma", "all")
+    assert anew["old-host"] in playbooks[0][1]
+    assert not [option for option in playbooks[0] if option.startswith("--limit")], "nobody is told of it who does not exist"
+
+
+def test_who_was_never_made_anew_has_no_old_keys(cluster, authority, playbooks, tmp_path):
+    (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
+    with pytest.raises(Refusal, match="gamma never had other keys than today's"):
+        ca.revoke(cluster, "gamma", "old")
+    assert not playbooks
+
+
+@pytest.mark.parametrize("what", ["17", "ada"])
+def test_only_a_node_has_old_keys(cluster, authority, playbooks, what):
+    with pytest.raises(Refusal, match="--old is about the keys of"):
+        ca.revoke(cluster, what, "old")
+    assert not playbooks
+
+
+@pytest.mark.parametrize(("node", "way"), [("gamma", r"\./bootstrap ca\.revoke gamma and give it new keys"), ("psi", r"ca\.rotate")])
+def test_the_certificate_of_a_host_is_not_revoked_by_its_number(cluster, authority, playbooks, tmp_path, node, way):
+    """No controller would reach it any more, and nothing could bring it another one."""
+    public = make_key(tmp_path / node).with_suffix(".pub")
+    make = ["ssh-keygen", "-q", "-h", "-s", str(tmp_path / "second"), "-I", f"host-{node}", "-z", "42", "-V", "-5m:+2h", str(public)]
+    make_key(tmp_path / "second")
+    subprocess.run(make, check=True)
+    (tmp_path / f"{node}-cert.pub").rename(authority / "certificates" / f"host-{node}-cert.pub")
+    with pytest.raises(Refusal, match=rf"^ca\.revoke 42: refused, nothing was touched\. host-{node} is how .*{way}") as refused:
+        ca.revoke(cluster, "42")
+    assert (refused.value.code, playbooks) == (2, [])
+
+
+def test_a_controller_that_revokes_its_own_certificate_has_another_one_before_anyone_is_told(cluster, authority, playbooks, monkeypatch):
+    ca.refresh(cluster)
+    before = ca.own_serial(cluster)
+    run, on_the_way = deploy.run_playbooks, []
+    monkeypatch.setattr(deploy, "run_playbooks", lambda *words: on_the_way.append(ca.own_serial(cluster)) or run(*words))
+    ca.revoke(cluster, before)
+    assert f'"ca_revoked": ["serial: {before}"]' in playbooks[0][1]
+    assert before not in on_the_way
+    ca.revoke(cluster, "17")
+    assert on_the_way[0] == on_the_way[1] == ca.own_serial(cluster)
+
+
+def test_who_revokes_a_certificate_by_its_number_is_told_how_its_holder_gets_another(cluster, authority, playbooks, tmp_path, capsys):
+    for name, next_step in (
+        ("mpi@gamma", "next: ./bootstrap ca.renew gives gamma another"),
+        ("eve@laptop", "./bootstrap ca.user eve@laptop"),
+    ):
+        serial = keep(authority, cluster, tmp_path, name, f"certificates/{name}-cert.pub")
+        ca.revoke(cluster, str(serial))
+        assert next_step in capsys.readouterr().out
 
 
 def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):

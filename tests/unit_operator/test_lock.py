@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -143,6 +144,48 @@ def test_another_process_is_refused_whether_or_not_there_is_a_deployer(desk, dep
         os.kill(other.pid, signal.SIGKILL)
         other.wait()
         with lock.changing(cluster, "deploy"):
+            pass
+
+
+# A run whose work is a program that says its number and goes on until nobody holds its standard input any more.
+WORKS = """
+import pathlib, sys, types
+from beowulf import cluster as clusters, deploy, lock
+lock.FILE, clusters.is_own = sys.argv[2], lambda _address: True
+deployer = {'name': 'psi', 'address': '127.0.0.1'}
+cluster = types.SimpleNamespace(name='lab', state=pathlib.Path(sys.argv[1]), rack=types.SimpleNamespace(cluster='lab'),
+                                variables={'rack_deployer': deployer})
+with lock.changing(cluster, 'ca.renew'):
+    deploy.run_playbooks([sys.executable, '-c', 'import os, sys; print(os.getpid(), flush=True); sys.stdin.read()'], 'ca.renew')
+"""
+
+
+def test_both_locks_are_held_until_the_program_has_ended_that_does_the_work(desk, tmp_path):
+    """Whoever kills the process that the refusal names leaves ansible-playbook behind."""
+    cluster = desk("one")
+    command = [sys.executable, "-c", WORKS, str(cluster.state), lock.FILE]
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        works = int(run.stdout.readline())
+        run.kill()
+        run.wait()
+        # It has none of them itself, and so has nothing that it leaves behind: a master of ssh's, say, which stays for a minute.
+        assert not [name for path in Path(f"/proc/{works}/fd").iterdir() if (name := os.readlink(path)).startswith(str(tmp_path))]
+        assert re.search(rf"runs ca\.renew since .*\(process {run.pid}\)", refusal(lock.here, cluster, "deploy"))
+        other = desk("two")
+        assert "runs ca.renew" in refusal(lock.changing, other, "deploy")
+    finally:
+        run.kill()
+        run.stdin.close()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        later = take(lock.FILE.format(cluster="lab"))
+        later.communicate("", timeout=10)
+        if later.returncode != lock.TAKEN:
+            break
+        time.sleep(0.1)
+    for one in (cluster, other):
+        with lock.changing(one, "deploy"):
             pass
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from beowulf import process
 from beowulf.deploy import options_for
 
@@ -32,7 +34,9 @@ def test_a_missing_program_and_a_silent_one_are_failures():
     assert process.output(["sleep", "9"], timeout=0.2).returncode == 124
 
 
-def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path):
+@pytest.mark.parametrize(("told", "terminal"), [("INT", False), ("TERM", False), ("TERM", True)])
+def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path, told, terminal):
+    """A terminal tells both of Ctrl-C; whoever is told alone, or told to end, passes it on."""
     child = (
         "import signal, sys, time, pathlib\n"
         f"signal.signal(signal.SIGINT, lambda *_: (pathlib.Path({str(tmp_path / 'told')!r}).touch(), sys.exit(1)))\n"
@@ -41,11 +45,12 @@ def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path):
     parent = f"import sys; sys.path.insert(0, {ROOT!r})\nfrom beowulf.process import run\nsys.exit(run([sys.executable, '-c', {child!r}]))"
     # A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
     command = ["env", "--default-signal=INT", sys.executable, "-c", parent]
-    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    _master, stdin = os.openpty() if terminal else (None, subprocess.DEVNULL)
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=stdin, text=True)
     deadline = time.monotonic() + 20
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(started.pid, signal.SIGINT)
+    os.kill(started.pid, signal.Signals[f"SIG{told}"])
     _out, error = started.communicate(timeout=20)
     assert started.returncode == process.INTERRUPTED
     assert (tmp_path / "told").exists()
