@@ -164,7 +164,8 @@ def served(lab: Lab, client: str, address: str, port: int, proof: str = "") -> s
 
 def shown(lab: Lab) -> dict[str, set[str]]:
     """Return the serial numbers of the chains that all servers show."""
-    deployer, proof = lab.variables["rack_deployer"]["name"], f"-cert {KEA_TLS}/node.crt -key {KEA_TLS}/node.key"
+    deployer, certificate = lab.variables["rack_deployer"]["name"], f"{KEA_TLS}/node.crt"
+    proof = f"-cert {certificate} -cert_chain {certificate} -key {KEA_TLS}/node.key"
     answers = {node: served(lab, lab.peer(node), lab.address[node], 8001, proof) for node in lab.pair}
     return answers | {deployer: served(lab, lab.pair[0], lab.address[deployer], 443)}
 

@@ -24,6 +24,11 @@ print(json.dumps({"changed": False, "ansible_facts": {"packages": dict.fromkeys(
 """
 # Keys of OpenSSH's (a loop over pairs) are not encrypted here: for that, Python needs bcrypt, which only the deployer has.
 PASSPHRASE = "{{ '' if item is defined and item is not string else 'secret words' }}"
+# ssh-add reads no passphrase then, and where it is done before it has been given one, Ansible finds a broken pipe.
+READS = f"""#!/bin/sh
+read -r passphrase
+exec {shutil.which("ssh-add")} "$@"
+"""
 PLAYBOOK = """
 - hosts: psi
   gather_facts: false
@@ -58,6 +63,9 @@ class Authority:
         self.ca, self.controller = folder / "ca", folder / "controller"
         (folder / "library").mkdir()
         (folder / "library" / "know").write_text(KNOW)
+        (folder / "bin").mkdir()
+        (folder / "bin" / "ssh-add").write_text(READS)
+        (folder / "bin" / "ssh-add").chmod(0o755)
         for node in ("psi", "gamma"):
             make_key(folder / f"key.{node}")
         self.listen()
@@ -81,6 +89,7 @@ class Authority:
                           ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
                           ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml", ANSIBLE_LIBRARY=str(self.folder / "library"),
                           ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
+        env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
         return output([tool("ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), f"--limit={limit}",
                        f"--extra-vars={json.dumps(variables)}"], env=env, timeout=120)  # fmt: skip
 
