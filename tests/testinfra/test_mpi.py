@@ -148,9 +148,15 @@ def test_messages_take_the_lan_and_nothing_else(host):
     assert all(f"(tcp/{devices[0]['ifname']})" in line and line.count("/") == line.count("tcp/") for line in transports), transports
 
 
+def ports(host):
+    """The first and the last port of a job, as its launcher is told."""
+    first, last = as_user(host, "printenv MPIEXEC_PORT_RANGE").strip().split(":")
+    return int(first), int(last)
+
+
 def test_a_job_keeps_to_the_ports_that_are_open_for_it(host):
-    rack, nodes = host.ansible.get_variables(), herd(host)
-    ours = range(rack["mpi_port_first"], rack["mpi_port_last"] + 1)
+    nodes, (first, last) = herd(host), ports(host)
+    ours = range(first, last + 1)
     sockets = launch_python(host, PORTS_PROGRAM)
     assert sorted(sockets) == sorted(nodes)
     for node, found in sockets.items():
@@ -167,6 +173,6 @@ def test_no_other_port_is_open_to_the_herd(host, node, knock):
     peer = next((name for name in herd(host) if name != rack["rack_name"]), None)
     if peer is None:
         pytest.skip("the herd is one node")
-    first, last = rack["mpi_port_first"], rack["mpi_port_last"]
+    first, last = ports(host)
     found = {port: knock(node(peer), rack["rack_address"], port) for port in (first - 1, first, last, last + 1)}
     assert [port for port, answer in found.items() if answer == "silent"] == [first - 1, last + 1], found
