@@ -5,6 +5,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from beowulf import recording
 from beowulf.cluster import Cluster
 
@@ -84,8 +86,10 @@ def test_a_run_goes_on_while_ara_is_down(host):
     assert " ".join(answer.stderr.split()).count("This run is recorded on this machine, not by ARA on the deployer") == 1
 
 
-def test_renews_certificates_by_itself(host):
+def test_renews_certificates_by_itself(host, chosen, hostvars):
     """The timer runs, and what it starts comes to its end in its sandbox."""
     assert host.check_output("systemctl show --property=ActiveState --value cluster-certificates.timer") == "active"
+    if chosen != set(hostvars):
+        pytest.skip("it asks every node, and some take no part")
     result = host.run("sudo systemctl start cluster-certificates.service")
     assert result.rc == 0, host.check_output("sudo journalctl --no-pager --lines=40 --unit=cluster-certificates.service")
