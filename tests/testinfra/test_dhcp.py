@@ -1,6 +1,8 @@
 """The LAN servers lease: asked from compute nodes, as themselves and as strangers."""
 
 import json
+import shlex
+import time
 
 import pytest
 
@@ -70,6 +72,19 @@ with Conversation({interface_of(host, own["rack_mac"])!r}, parse_mac({own["rack_
     assert {offer["server"] for offer in offers} <= {server["address"] for server in rack["rack_lanservices"]}
 
 
+def test_one_question_gets_one_offer(host, hostvars, python):
+    """Of one server, that reads it once: also of the one with the floating address, whose interface has two."""
+    interface = interface_of(host, hostvars[host.backend.host]["rack_mac"])
+    offers = python(
+        host,
+        f"""
+with Conversation({interface!r}) as client:
+    print(json.dumps([describe(offer) for offer in client.discover(1, again=5)]))
+""",
+    )
+    assert len(offers) == 1
+
+
 def test_a_stranger_gets_a_name_and_loses_it_with_the_lease(host, hostvars, rack, python, eventually):
     """Forward and reverse, from both name servers; the name that it asks for shadows none of the rack."""
     interface = interface_of(host, hostvars[host.backend.host]["rack_mac"])
@@ -102,3 +117,43 @@ print(json.dumps(ack["address"]))
     # Kea looks for leases that have ended every 10 s (reclaim-timer-wait-time).
     eventually(lambda: said(full, "A") == ["", ""], 20)
     eventually(lambda: said(reverse, "PTR") == ["", ""], 10)
+
+
+# What Kea sends to the name server on its own node does not arrive.
+UNHEARD = """table inet unheard {
+  chain mark { type filter hook output priority 0; meta skuid _kea udp dport 53 meta mark set 0x99; }
+  chain drop { type filter hook input priority -10; meta mark 0x99 drop; }
+}"""
+
+
+def test_a_name_server_that_is_late_by_seconds_loses_no_name(client, hostvars, rack, node, python, eventually):
+    interface = interface_of(client, hostvars[client.backend.host]["rack_mac"])
+    primary, address = node(rack["rack_dns_primary"]["name"]), rack["rack_dns_primary"]["address"]
+    program = f"""
+with Conversation({interface!r}, b"\\x02\\x00\\x5elat") as client:
+    offer = next(client.discover(10))
+    server = (SERVER_ID, offer["options"][SERVER_ID])
+    client.send(REQUEST, [(REQUESTED_ADDRESS, socket.inet_aton(offer["address"])), server, (HOSTNAME, b"late")])
+    ack = next(client.replies({{ACK}}, 5))
+    if %s:
+        client.release(ack)
+print(json.dumps(ack["address"]))
+"""
+
+    def said(name, kind):
+        return client.check_output(f"dig +time=1 +tries=1 +short @{address} {name} {kind}")
+
+    full = f"late.{rack['rack_dyn_domain']}"
+    primary.check_output(f"printf %s {shlex.quote(UNHEARD)} | sudo nft --file -")
+    try:
+        leased = python(client, program % False)
+        time.sleep(3)
+        assert said(full, "A") == "", "it was to be late"
+    finally:
+        primary.check_output("sudo nft delete table inet unheard")
+    try:
+        # Asked again after 5 s (dns-server-timeout).
+        eventually(lambda: said(full, "A") == leased, 10)
+        eventually(lambda: said(".".join(reversed(leased.split("."))) + ".in-addr.arpa", "PTR") == f"{full}.", 10)
+    finally:
+        python(client, program % True)
