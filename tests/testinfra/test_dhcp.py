@@ -121,8 +121,8 @@ print(json.dumps(ack["address"]))
 
 # What Kea sends to the name server on its own node does not arrive.
 UNHEARD = """table inet unheard {
-  chain mark { type filter hook output priority 0; meta skuid _kea udp dport 53 meta mark set 0x99; }
-  chain drop { type filter hook input priority -10; meta mark 0x99 drop; }
+  chain sent { type filter hook output priority 0; meta skuid _kea udp dport 53 meta mark set 0x99; }
+  chain arrived { type filter hook input priority -10; meta mark 0x99 drop; }
 }"""
 
 
