@@ -1,5 +1,7 @@
 """Every node has its name, its address and its way to packages."""
 
+import ipaddress
+
 import pytest
 
 testinfra_hosts = ["ansible://all"]
@@ -18,6 +20,44 @@ def test_knows_its_name(host, own):
 def test_holds_its_address_on_the_interface_with_its_mac(host, own):
     interface = host.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
     assert own["rack_address"] in [address for address in host.interface(interface).addresses if "." in address]
+
+
+# ARP probes: they ask whose an address is, and nobody learns anything from them (RFC 826, RFC 5227 section 2.1.1).
+WHO_HAS = """
+import struct
+link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+link.bind(({interface!r}, 0))
+own = link.getsockname()[4]
+answers = {{address: [] for address in {addresses!r}}}
+for address in answers:
+    probe = struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, own, bytes(4), bytes(6), socket.inet_aton(address))
+    link.send(b"\\xff" * 6 + own + b"\\x08\\x06" + probe.ljust(46, b"\\0"))
+deadline = time.monotonic() + 2
+while (left := deadline - time.monotonic()) > 0:
+    link.settimeout(left)
+    try:
+        frame = link.recv(1500)
+    except TimeoutError:
+        break
+    kind, mac, address = struct.unpack("!H6s4s", frame[20:32])
+    known = answers.get(socket.inet_ntoa(address))
+    if kind == 2 and known is not None and mac.hex(":") not in known:
+        known.append(mac.hex(":"))
+print(json.dumps(answers))
+"""
+
+
+def test_every_address_is_that_of_one_machine(client, hostvars, rack, python):
+    """Of a node, of whoever holds the floating address, and of the machine that asks, if it is in the LAN: two would take turns."""
+    own = hostvars[client.backend.host]
+    interface = client.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
+    nodes = {one["rack_address"]: one["rack_mac"] for one in hostvars.values() if one is not own}
+    askers = {line.split()[3].rpartition(":")[0] for line in client.check_output("ss -Hnt state established sport = :22").splitlines()}
+    near = [one for one in askers if ipaddress.ip_address(one) in ipaddress.ip_network(rack["rack_network"]["subnet"])]
+    addresses = {*nodes, rack["rack_network"]["vip"], *near} - {own["rack_address"]}
+    answers = python(client, WHO_HAS.format(interface=interface, addresses=sorted(addresses)))
+    assert {address: macs for address, macs in answers.items() if len(macs) != 1} == {}
+    assert {address: answers[address] for address in nodes} == {address: [mac] for address, mac in nodes.items()}
 
 
 def test_has_the_time_zone_of_the_rack(host, own):
