@@ -110,5 +110,5 @@ def test_a_scenario_runs_to_the_first_failure_and_leaves_nothing(monkeypatch, br
     monkeypatch.delenv("ANSIBLE_STRATEGY", raising=False)
     monkeypatch.setattr(checks, "run", run)
     assert checks.run_scenario("router") == (not broken)
-    # Set up as `deploy` does it, and repeated as ansible-playbook alone does it
-    assert ran == [(action, action == "converge") for action in done]
+    # Set up and checked as `deploy` does it, and repeated as ansible-playbook alone does it
+    assert ran == [(action, action in ("converge", "check")) for action in done]
