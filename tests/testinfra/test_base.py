@@ -49,6 +49,8 @@ print(json.dumps(answers))
 
 def test_every_address_is_that_of_one_machine(client, hostvars, rack, chosen, python):
     """Of a node, of whoever holds the floating address, and of the machine that asks, if it is in the LAN: two would take turns."""
+    if client.backend.host not in chosen:
+        pytest.skip("there is no compute node to ask from")
     own = hostvars[client.backend.host]
     interface = client.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
     nodes = {one["rack_address"]: one["rack_mac"] for name, one in hostvars.items() if name in chosen and one is not own}
