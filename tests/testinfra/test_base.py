@@ -12,13 +12,17 @@ def own(host, hostvars):
     return hostvars[host.backend.host]
 
 
+def interface_of(host, own):
+    return host.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
+
+
 def test_knows_its_name(host, own):
     assert host.check_output("hostname") == own["rack_name"]
     assert host.check_output("hostname --fqdn") == own["rack_fqdn"]
 
 
 def test_holds_its_address_on_the_interface_with_its_mac(host, own):
-    interface = host.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
+    interface = interface_of(host, own)
     assert own["rack_address"] in [address for address in host.interface(interface).addresses if "." in address]
 
 
@@ -52,7 +56,7 @@ def test_every_address_is_that_of_one_machine(client, hostvars, rack, chosen, py
     if client.backend.host not in chosen:
         pytest.skip("there is no compute node to ask from")
     own = hostvars[client.backend.host]
-    interface = client.check_output(f"ip -oneline link | grep -i {own['rack_mac']} | cut -d: -f2 | cut -d@ -f1").strip()
+    interface = interface_of(client, own)
     nodes = {one["rack_address"]: one["rack_mac"] for name, one in hostvars.items() if name in chosen and one is not own}
     askers = {line.split()[3].rpartition(":")[0] for line in client.check_output("ss -Hnt state established sport = :22").splitlines()}
     near = [one for one in askers if ipaddress.ip_address(one) in ipaddress.ip_network(rack["rack_network"]["subnet"])]
