@@ -66,7 +66,7 @@ def test_what_belongs_to_others_is_not_left(gone):
     [
         ({"nodes": [{"Names": ["lab-old"], "Networks": ["lab-lan", "lab-wan"]}]}, "container lab-old"),
         ({"networks": ["lab-wan"]}, "network lab-wan"),
-        ({"links": [{"ifname": "lab-adm"}, {"ifname": "lab-adm-far"}]}, "link lab-adm, link lab-adm-far"),
+        ({"links": [{"ifname": "lab-adm"}, {"ifname": "lab-far"}]}, "link lab-adm, link lab-far"),
         ({"networks": ["lab-lan"], "links": [{"ifname": "lab-lan"}]}, "network lab-lan, link lab-lan"),
     ],
 )

@@ -14,12 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_derive import Inventory, derive
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Problem, RackError, Refused, nearest
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Problem, RackError, Refused, nearest, show
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import Report, check_file, check_relations
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import Model, Rack, rack_schema, salvage
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import Loc, read_source, want_text
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_values import place
 
-__all__ = ["Inventory", "Problem", "Rack", "RackError", "derive", "load_rack", "rack_schema"]
+__all__ = ["Inventory", "Problem", "Rack", "RackError", "check_place", "derive", "load_rack", "rack_schema"]
 
 
 def load_rack(path: str | os.PathLike[str]) -> Rack:
@@ -40,6 +41,14 @@ def load_rack(path: str | os.PathLike[str]) -> Rack:
         raise RackError(report.sorted())
     rack._path = os.fspath(path)
     return rack
+
+
+def check_place(rack: Rack) -> None:
+    """Raise `RackError` when commands could not use the paths of the project, which is the folder above the one with the rack file."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(rack.path)))
+    if found := place(home):
+        rule = f"is in the project {show(home, 200)}, and SSH or Ansible cannot use a path with {show(found)} in it"
+        raise RackError([Problem(rack.path, 0, 0, None, "", "", rule, "move the project to a folder without it, and go on there")])
 
 
 def _report_structure(report: Report, exc: ValidationError) -> None:

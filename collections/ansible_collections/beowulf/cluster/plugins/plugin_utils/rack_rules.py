@@ -34,6 +34,16 @@ SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "jobs", "jobs_serve
 GROUPS = (*TYPES, *(name for names in FUNCTIONS.values() for name in names), *SWITCHED)
 SERVICE_NAMES = ("vip", "ns1", "ns2", "ntp", "tftp", "ara", "k3s", "status", "gateway", "router", "deployer", "dyn")
 RESERVED = ("localhost", "all", "ungrouped", "discovered", *SERVICE_NAMES)
+INTERFACE = 15
+"""Characters of the name of a network interface, by the kernel (IFNAMSIZ)."""
+LINKS = ("lan", "wan", "adm", "far")
+"""What a lab calls its interfaces on this host, after the name of the cluster and a hyphen: roles/lab."""
+COMMON_NAME = 64
+"""Characters of the common name of a certificate (RFC 5280, ub-common-name)."""
+AUTHORITY = "intermediate"
+"""The longer one of the words that follow the domain in the names of the authority's certificates: roles/ca."""
+CERTIFIED = ("deployer", "lanservices")
+"""Types of the nodes that have a certificate of TLS, named after them: roles/tls."""
 K3S_NETWORKS = {"pods": IPv4Network("10.42.0.0/16"), "services": IPv4Network("10.43.0.0/16")}  # k3s' own defaults
 
 _SECRET = re.compile(r"(?i)(pass(word|wd|phrase)?|secret|token|api_?key|private_?key|psk|credentials?|_pw)\Z|_(pass|secret|token)_|^pw\Z")
@@ -96,8 +106,10 @@ def check_relations(report: Report, rack: Rack) -> None:
     """Check how the values of ``rack`` relate; whatever was refused before is None in it."""
     nodes = dict(rack.nodes or {})
     _check_names(report, rack, nodes)
+    _check_lengths(report, rack, nodes)
     _check_counts(report, rack, nodes)
     _check_switches(report, nodes)
+    _check_deployer(report, nodes)
     _check_macs(report, nodes)
     _check_serials(report, nodes)
     if rack.network:
@@ -137,10 +149,33 @@ def _check_names(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
     for group in _keys(report, "groups"):
         if group in (*GROUPS, "all", "ungrouped", "discovered"):
             report.add(("groups", group), "is a group of the plugin's own", "choose another name", at_key=True)
-    longest = max((len(name) for name in nodes if len(name) < 64), default=0)
-    if rack.domain and longest + 1 + len(rack.domain) > 253:
-        rule = f"is too long: with the longest node name it has {longest + 1 + len(rack.domain)} characters, DNS allows 253"
-        report.add(("domain",), rule, value=rack.domain)
+
+
+def _check_lengths(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
+    """What is named after the cluster, the domain or a node has room for the name."""
+    room = INTERFACE - 1 - max(map(len, LINKS))
+    if rack.lab and rack.cluster and len(rack.cluster) > room:
+        rule = f"has {len(rack.cluster)} characters, in a lab at most {room} are allowed: with -{LINKS[0]} after it, it is the name of "
+        report.add(("cluster",), f"{rule}an interface, which has at most {INTERFACE} (IFNAMSIZ)", value=rack.cluster)
+    room = COMMON_NAME - 1 - len(AUTHORITY)
+    if rack.domain and len(rack.domain) > room:
+        rule = f"has {len(rack.domain)} characters, at most {room} are allowed: with `{AUTHORITY}` after it, it is the common name of "
+        report.add(("domain",), f"{rule}a certificate, which has at most {COMMON_NAME} (RFC 5280)", value=rack.domain)
+    elif rack.domain:
+        room = COMMON_NAME - 1 - len(rack.domain)
+        for name, node in nodes.items():
+            loc: Loc = ("nodes", name, "[key]")
+            if node.type in CERTIFIED and len(name) > room and report.clean(loc):
+                rule = f"has {len(name)} characters, at most {room} are allowed: with the domain it is the common name of "
+                report.add(loc, f"{rule}a certificate, which has at most {COMMON_NAME} (RFC 5280)", value=name, at_key=True)
+
+
+def _check_deployer(report: Report, nodes: dict[str, Node]) -> None:
+    """What a controller needs of Python is made for systems of 64 bits. What a 2B runs, only the node knows."""
+    for name, node in nodes.items():
+        if node.type == "deployer" and node.board in ARMV6:
+            rule = "is a board of 32 bits, and the software of a deployer is made for 64 bits only"
+            report.add(("nodes", name, "board"), rule, "take a 3B or a later one", value=node.board)
 
 
 def _check_counts(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:

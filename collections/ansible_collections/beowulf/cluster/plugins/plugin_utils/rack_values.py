@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Refused, did_you_mean, show
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import Trap, want_text
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_timezones import RENAMED
 
 PREFIXES = range(16, 30)
 PRIVATE = tuple(IPv4Network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"))  # RFC 1918
@@ -37,7 +38,8 @@ _MAC_FORM = re.compile(r"(?i)([0-9a-f]{2}([:-])([0-9a-f]{2}\2){4}[0-9a-f]{2}|([0
 _SERIAL = re.compile(r"[0-9a-f]{8}\Z")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}\Z")
 _TIMEZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}\Z")
-_PATH = re.compile(r"[A-Za-z0-9_.~/@%+=:, -]+\Z")
+_NO_TIMEZONE = re.compile(r"(posix|right)/|(Factory|localtime|posixrules)\Z")
+_PATH = re.compile(r"[A-Za-z0-9_.~/@+=:,-]+\Z")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _HOSTILE = re.compile(r"\{\{|\{%|\{#|[\x00-\x1f\x7f\u0085\u2028\u2029]|[`$;&|<>(){}\[\]*?!\"'\\#]")
 
@@ -273,12 +275,16 @@ def key_type(value: Any) -> str:
 
 
 def timezone(value: Any) -> str:
-    """A time zone of the IANA database, if this machine has that database to look it up."""
+    """A time zone that every node has; unless its name is an old one, this machine is asked, if it has the IANA database."""
     value = matching(_TIMEZONE, "is not a time zone", "like Etc/UTC or Europe/Berlin")(value)
+    if value in RENAMED:
+        raise Refused("is the old name of a time zone, which Debian 13 no longer has", f"write {RENAMED[value]}")
+    if _NO_TIMEZONE.match(value):
+        raise Refused("is not a time zone", "like Etc/UTC or Europe/Berlin")
     try:
         zoneinfo.ZoneInfo(value)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        known = zoneinfo.available_timezones()
+        known = zoneinfo.available_timezones() - RENAMED.keys()
         if known:
             raise Refused("is not a time zone", did_you_mean(value, known) or "like Etc/UTC or Europe/Berlin") from exc
     return value
@@ -331,7 +337,13 @@ def word(value: Any) -> str:
     return "" if value == "" else text(value)
 
 
-path = matching(_PATH, "is not a plain path", "like ~/.ssh/id_ed25519", 4096)
+path = matching(_PATH, "is not a plain path: letters, digits and _.~/@+=:,- only", "like ~/.ssh/id_ed25519", 4096)
+
+
+def place(value: str) -> str | None:
+    """What in the path of the project SSH, a template or a list of paths would act on, or None. ./bootstrap refuses the same."""
+    found = _HOSTILE.search(value) or re.search(r"[\s%:,]", value)
+    return found[0] if found else None
 
 
 def _better_label(value: str) -> str:
