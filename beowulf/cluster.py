@@ -46,18 +46,21 @@ def check_name(path: Path, cluster: str) -> None:
         )
 
 
-def load_rack(path: Path) -> Any:
-    """Return the checked rack of a file; refuse it with all of its problems."""
+def load_rack(path: Path, placed: bool = False) -> Any:
+    """Return the checked rack of a file; refuse it with all of its problems, and if it is `placed`, one that is where nothing could run."""
     if COLLECTIONS not in sys.path:
         sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
 
     try:
-        return rack.load_rack(path)
+        found = rack.load_rack(path)
+        if placed:
+            rack.check_place(found)
     except rack.RackError as error:
         count = len(error.problems)
         head = f"The rack file is refused, it has {count} problem{'s' if count > 1 else ''}:"
         raise Refusal("\n".join([head, *map(str, error.problems)])) from error
+    return found
 
 
 def rack_schema() -> dict[str, Any]:
@@ -85,7 +88,7 @@ class Cluster:
     def __init__(self, name: str) -> None:
         self.name = name
         self.path = rack_file(name)
-        self.rack = load_rack(self.path)
+        self.rack = load_rack(self.path, placed=True)
         check_name(self.path, self.rack.cluster)
 
     @property

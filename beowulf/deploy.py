@@ -14,7 +14,7 @@ from typing import Any
 from beowulf import ca, first_contact, host, inventory, lock, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
-from beowulf.process import INTERRUPTED, environment, run, tool
+from beowulf.process import INTERRUPTED, ROOT, environment, output, run, tool
 
 SHOWN = 5
 LINES = 12
@@ -52,6 +52,8 @@ def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tup
             BEOWULF_TASK=task,
             BEOWULF_ARA_TOLD_IN=str(told),
             **strategy(),
+            # The ARA of the deployer goes with the lab, and what it has recorded.
+            **({"BEOWULF_ARA": "embedded"} if task == "lab.down" else {}),
         )
         code = run(command, env, beside=lock.keep, **({"stdout": subprocess.DEVNULL} if quiet else {}))
         return code, with_recording(summary, told)
@@ -70,11 +72,29 @@ def with_recording(summary: Path, told: Path) -> dict[str, Any] | None:
     return found
 
 
+def require_commit(root: Path = ROOT) -> None:
+    """Refuse a project of which git has no commit to give: the deployer gets it by git, when others are set up already."""
+    # Not of a repository that the project only lies in.
+    env = environment(LC_ALL="C.UTF-8", GIT_CEILING_DIRECTORIES=str(root.parent))
+    found = output(["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"], env=env)
+    if not found.returncode:
+        return
+    said = found.stderr.strip()
+    if "dubious ownership" in said:
+        why, how = "it belongs to another user", f"git config --global --add safe.directory {root}"
+    elif (root / ".git").exists():
+        why, how = said.splitlines()[0] if said else "nothing is committed", f"cd {root} && git add --all && git commit --message=mine"
+    else:
+        why, how = "it is no clone", f"clone it, or: cd {root} && git init && git add --all && git commit --message=mine"
+    raise Refusal(f"git has no commit of {root} for the deployer: {why}. Nothing was sent to any node. To mend it: {how}")
+
+
 def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = False) -> None:
     """Bring the cluster to what its rack file says."""
     options = options_for(limit, tags, check)
     # Before anything is made for it; Ansible itself only warns of a part that matches nothing.
     nodes = inventory.select(cluster.path, limit) if limit else ()
+    require_commit()
     # The deployer is asked when the lab is up, where it is one of its nodes.
     with lock.here(cluster, "deploy"):
         if not cluster.is_lab:

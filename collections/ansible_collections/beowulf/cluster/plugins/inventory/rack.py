@@ -320,7 +320,7 @@ from ansible.template import trust_as_template
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file
 
 try:
-    from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack import Inventory, Rack, RackError, derive, load_rack
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack import Inventory, Rack, RackError, check_place, derive, load_rack
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_registry import RegistryDown, discovered, fetch_leases
 except ImportError as exc:
     raise AnsibleParserError(f"the inventory plugin beowulf.cluster.rack needs pydantic on the controller: {exc}") from exc
@@ -341,8 +341,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
         """Add the rack at ``path`` to ``inventory``; all mistakes of the file are one AnsibleParserError."""
         super().parse(inventory, loader, path, cache)
+        self._want_one(path)
         try:
             rack = load_rack(path)
+            check_place(rack)
         except RackError as exc:
             raise AnsibleParserError(str(exc)) from exc
         written = rack.model_dump(exclude_unset=True, include=set(Rack.model_fields) - {"network", "nodes"})
@@ -351,6 +353,15 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         self._construct(rack)
         if rack.registry:
             self._discover(rack)
+
+    def _want_one(self, path: str) -> None:
+        """Refuse a second rack: their nodes would share names, groups and the variables of all."""
+        known = (host.get_vars() for host in self.inventory.hosts.values())
+        first = next((variables["inventory_file"] for variables in known if "rack_name" in variables), path)
+        if first != path:
+            raise AnsibleParserError(
+                f"{path} is a second rack: {first} is read already, and an inventory has one. Name one of the two with -i."
+            )
 
     def _add(self, data: Inventory) -> None:
         for name in (*data.groups, "discovered"):

@@ -123,6 +123,7 @@ def check_relations(report: Report, rack: Rack) -> None:
     _check_pairs(report, nodes)
     _check_k3s(report, nodes)
     _check_jobs(report, nodes)
+    _check_keyed_groups(report)
 
 
 def _check_names(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
@@ -427,6 +428,15 @@ def _check_jobs(report: Report, nodes: dict[str, Node]) -> None:
     elif clients and not servers and len(written) == len(herd):
         rule = "leaves the shared folder without a server: no compute node is it, or may become it"
         report.add(("nodes", clients[0], "jobs"), rule, "write server", value="client")
+
+
+def _check_keyed_groups(report: Report) -> None:
+    """Ansible takes one of two ways for an empty value."""
+    written = report.source.data.get("keyed_groups")
+    for index, group in enumerate(written if isinstance(written, list) else ()):
+        if isinstance(group, dict) and {"default_value", "trailing_separator"} <= group.keys():
+            rule = "cannot stand beside `default_value`: Ansible takes one of the two for an empty value"
+            report.add(("keyed_groups", index, "trailing_separator"), rule, "remove one of the two", at_key=True)
 
 
 def _placed(rack: Rack, nodes: dict[str, Node]) -> list[IPv4Address]:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-RENAMED = dict(
-    pair.split("=")
-    for pair in """
+_PAIRS = """
     Africa/Asmera=Africa/Asmara America/Argentina/ComodRivadavia=America/Argentina/Catamarca
     America/Buenos_Aires=America/Argentina/Buenos_Aires America/Catamarca=America/Argentina/Catamarca
     America/Cordoba=America/Argentina/Cordoba America/Fort_Wayne=America/Indiana/Indianapolis
@@ -40,6 +38,6 @@ RENAMED = dict(
     US/Eastern=America/New_York US/Hawaii=Pacific/Honolulu US/Indiana-Starke=America/Indiana/Knox
     US/Michigan=America/Detroit US/Mountain=America/Denver US/Pacific=America/Los_Angeles US/Samoa=Pacific/Pago_Pago
     Universal=Etc/UTC W-SU=Europe/Moscow WET=Europe/Lisbon Zulu=Etc/UTC
-    """.split()
-)
+"""
+RENAMED = dict(pair.split("=") for pair in _PAIRS.split())
 """What is in Debian 12's tzdata and no longer in Debian 13's, which every rack has a node of: the name of before = the name of today."""

@@ -72,6 +72,11 @@ def test_the_inventory_is_what_was_derived(rack_file: Path) -> None:
     assert inventory.groups["ungrouped"].hosts == []
 
 
+def test_what_is_good_is_good_to_ansible(racks: Path) -> None:
+    for path in (racks / "good").iterdir():
+        assert set(parse(path).hosts) == set(load_rack(path).nodes), path.name
+
+
 @pytest.mark.parametrize(("name", "wanted"), [("a.rack.yml", True), ("a.rack.yaml", True), ("a.yml", False), ("rack.yml", False)])
 def test_only_rack_files_are_read(name: str, wanted: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_text("")
@@ -247,6 +252,27 @@ def test_ansible_inventory_refuses_a_bad_rack_without_a_traceback(racks: Path) -
     assert "did you mean `compute`?" in done.stderr
     assert "Traceback" not in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_a_second_rack_is_refused_with_both_names(rack_file: Path, racks: Path) -> None:
+    """In a folder or by two -i; the same file twice is one rack."""
+    other = shutil.copy(racks / "good/everything.rack.yml", rack_file.parent / "full.rack.yml")
+    for sources in (["-i", str(rack_file.parent)], ["-i", str(other), "-i", str(rack_file)]):
+        done = run("ansible-inventory", *sources, "--graph", cwd=rack_file.parent)
+        assert done.returncode != 0
+        assert f"{rack_file} is a second rack: {other} is read already" in " ".join(done.stderr.split())
+        assert "Traceback" not in done.stderr
+    assert run("ansible-inventory", "-i", str(rack_file), "-i", str(rack_file), "--graph", cwd=rack_file.parent).returncode == 0
+
+
+@pytest.mark.parametrize("folder", ["a b", "a%h", "it's", "{{ 7 * 7 }}", "$HOME", "a:b", "a,b"])
+def test_a_project_in_a_folder_that_ssh_cannot_use_is_refused_at_once(folder: str, racks: Path, tmp_path: Path) -> None:
+    path = tmp_path / folder / "inventory" / "lab.rack.yml"
+    path.parent.mkdir(parents=True)
+    shutil.copy(racks / "good/lab.rack.yml", path)
+    with pytest.raises(AnsibleParserError, match="move the project to a folder without it") as caught:
+        parse(path)
+    assert f"is in the project '{tmp_path / folder}'" in caught.value.message
 
 
 def test_a_large_rack_reads_its_lists_from_the_deployer(rack_file: Path) -> None:
