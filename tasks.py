@@ -27,14 +27,17 @@ task = functools.partial(invoke_task, auto_shortflags=False)
 
 
 def plainly(body: Callable[..., None]) -> Callable[..., None]:
-    """End a task that fails with a sentence and the right exit code instead of a traceback."""
+    """End a task that fails with a sentence and the right exit code instead of a traceback; a terminal acts on nothing that it says."""
 
     @functools.wraps(body)
     def wrapper(*args: object, **kwargs: object) -> None:
+        from beowulf import terminal
+
         try:
-            body(*args, **kwargs)
+            with terminal.plainly():
+                body(*args, **kwargs)
         except OperatorError as error:
-            raise Exit(str(error) or None, code=error.code) from error
+            raise Exit(terminal.plain(str(error)) or None, code=error.code) from error
         except KeyboardInterrupt as error:
             raise Exit("interrupted", code=130) from error
 
@@ -131,13 +134,14 @@ def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool =
     if json:
         print(dump(state))
     elif watch and sys.stdout.isatty():
-        with Live(screen(state), screen=True) as live:
+        with Live(screen(state), screen=True, console=Console(file=sys.stdout.stream)) as live:
             while True:
                 time.sleep(5)
                 state = gather(chosen)
                 live.update(screen(state))
     else:
-        Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 120).print(screen(state))
+        # Its colours are no text of a node's.
+        Console(file=sys.stdout.stream, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 120).print(screen(state))
     if not state["healthy"]:
         raise Exit(code=1)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from beowulf import backup, ca, recording
 from beowulf.process import environment
+from beowulf.terminal import plain_data
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -328,20 +329,21 @@ def screen(state: Mapping[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    state = plain_data(state)  # and as Text, in which nothing is markup
     nodes = Table("node", "type", "address", "state", "clock", "DHCP", title=f"cluster {state['cluster']}", title_justify="left")
     for name, node in state["nodes"].items():
         holds = " VIP" if name in state["vip_holders"] else ""
         word = Text("up" + holds, style="green") if node["up"] else Text("down", style="bold red")
         offset = node.get("clock")
         clock = "-" if offset is None else f"{offset * 1000:+.3f} ms"
-        nodes.add_row(name, node["type"], node["address"], word, clock, node.get("dhcp") or "")
+        nodes.add_row(name, node["type"], node["address"], word, clock, Text(node.get("dhcp") or ""))
     zones = Table("zone", *state["lanservices"])
     for zone, servers in state["serials"].items():
         zones.add_row(zone, *(str(servers[name] or "down") for name in state["lanservices"]))
     herd = Table("k3s node", "part", "state", "version")
     for name, node in state.get("k3s", {}).items():
         ready = Text("ready", style="green") if node["ready"] else Text("not ready", style="bold red")
-        herd.add_row(name, state["k3s_members"].get(name, "not in the rack"), ready, node["version"])
+        herd.add_row(Text(name), state["k3s_members"].get(name, "not in the rack"), ready, Text(node["version"]))
     run = state["last_run"]
     last = f"last run: {run['playbook']} {run['status']}, {run['started'][:19]}, {run['url']}" if run else "last run: none recorded"
     # Nothing is said of a deployer that is down.

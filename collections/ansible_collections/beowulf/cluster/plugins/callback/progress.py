@@ -88,7 +88,7 @@ class CallbackModule(CallbackBase):
         self._changes: list[dict[str, str]] = []
 
     def _print(self, line: str, color: str | None = None) -> None:
-        self._display.display(line, color=color)
+        self._display.display(say.plain(line), color=color)
 
     # The watch
 
@@ -245,15 +245,23 @@ class CallbackModule(CallbackBase):
             self._print(f"            {line}", C.COLOR_ERROR)
         self._failures.append({"node": host, "state": word.lower(), "task": task.name, "path": path, "lines": lines})
 
+    def _handle_warnings(self, res: t.Any) -> None:
+        """Show the warnings that a node gave."""
+        texts = [str(text) for text in res.pop("warnings", None) or ()]
+        if C.config.get_config_value("DEPRECATION_WARNINGS"):
+            texts += [f"deprecated: {one.get('msg', one)}" for one in res.pop("deprecations", None) or ()]
+        for text in texts:
+            self._display.warning(say.plain(text))
+
     def v2_on_file_diff(self, result: t.Any) -> None:
         """Print what changes, when --diff asks for it."""
         shown = [r for r in result.result.get("results") or [result.result] if r.get("diff") and r.get("changed")]
         if result.task.diff or C.DIFF_ALWAYS:
             with self._lock:
                 for one in shown:
-                    if text := self._get_diff(one["diff"]):
+                    if text := self._get_diff(_plain_diff(one["diff"])):
                         self._head()
-                        self._print(text)
+                        self._display.display(text)  # with colours of Ansible's own
 
     # The end
 
@@ -283,7 +291,7 @@ class CallbackModule(CallbackBase):
         took = [[name, say.duration(seconds)] for name, seconds in self._times if seconds >= 0.5]
         for line in say.table(["play", "time"], [*took, ["all", say.duration(time.monotonic() - self._began)]]):
             self._print(line)
-        notes = [note for host in stats.custom.values() for note in _list(host.get("notes"))]
+        notes = [say.plain(note) for host in stats.custom.values() for note in _list(host.get("notes"))]
         for note in notes:
             self._print(f"note: {note}", C.COLOR_WARN)
         self._write_summary(hosts, notes)
@@ -307,6 +315,15 @@ class CallbackModule(CallbackBase):
 def _list(value: t.Any) -> list[str]:
     """Return what set_stats collected as a list of texts."""
     return [] if value is None else [str(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _plain_diff(diff: t.Any) -> t.Any:
+    """Return what differs, in texts that may be shown."""
+    if isinstance(diff, str):
+        return say.plain(diff)
+    if isinstance(diff, dict):
+        return {key: _plain_diff(value) for key, value in diff.items()}
+    return [_plain_diff(value) for value in diff] if isinstance(diff, list) else diff
 
 
 def _short(path: str) -> str:

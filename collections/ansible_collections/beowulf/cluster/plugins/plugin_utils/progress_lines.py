@@ -89,6 +89,16 @@ def hint(node: str, message: str) -> str | None:
     return None
 
 
+def plain(text: str) -> str:
+    """Return a text of which a terminal does nothing but show it: escape sequences and what turns the direction of writing are spelled out.
+
+    Nodes say what they like. Lines and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode() for letter in text)
+
+
 def tail(text: str) -> str:
     """Return the end of a long text: what matters is said there."""
     lines = text.rstrip().splitlines()
@@ -99,7 +109,7 @@ def tail(text: str) -> str:
 
 def field(label: str, text: str) -> list[str]:
     """Write one part of a result, on the line of its label when it is short."""
-    lines = tail(text).splitlines()
+    lines = plain(tail(text)).split("\n")
     if len(lines) == 1:
         return [f"{label}: {lines[0]}"]
     return [f"{label}:", *textwrap.indent("\n".join(lines), "    ").splitlines()]
@@ -113,7 +123,7 @@ def failure(node: str, result: Mapping[str, t.Any]) -> list[str]:
         lines = []
         for item in failed:
             label = item.get("_ansible_item_label", item.get("item"))
-            lines += [f"item {label}:", *textwrap.indent("\n".join(failure(node, item)), "    ").splitlines()]
+            lines += [f"item {plain(str(label))}:", *textwrap.indent("\n".join(failure(node, item)), "    ").splitlines()]
         return lines
     lines = []
     if "censored" in result:
@@ -123,7 +133,7 @@ def failure(node: str, result: Mapping[str, t.Any]) -> list[str]:
     if command := result.get("cmd"):
         lines += field("cmd", " ".join(map(str, command)) if isinstance(command, list) else str(command))
     if "rc" in result:
-        lines.append(f"rc: {result['rc']}")
+        lines += field("rc", str(result["rc"]))
     texts = {key: str(result.get(key) or "").strip() for key in ("stderr", "stdout", "module_stderr", "module_stdout")}
     for key, text in texts.items():
         if text and text not in message:

@@ -44,10 +44,43 @@ PLAY = """
 """
 
 
+# What a node says in each of the ways it has: it clears the screen, names the window, sets the clipboard, turns the line around.
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b1A\u202eevil\r"
+HOSTILE_PLAY = r"""
+- name: Listen
+  hosts: h1
+  gather_facts: false
+  connection: local
+  vars: {hostile: "\e[2J\e]0;owned\a\x9b1A\u202eevil\r"}
+  tasks:
+    - {name: "Show {{ hostile }}", ansible.builtin.debug: {msg: "{{ hostile }}"}}
+    - {name: Show more, ansible.builtin.debug: {msg: ["{{ hostile }}"]}}
+    - {name: Write, ansible.builtin.copy: {content: "{{ hostile }}", dest: "{{ playbook_dir }}/written"}, diff: true}
+    - {name: Warn, warn: {text: "{{ hostile }}"}}
+    - {name: Keep a note, ansible.builtin.set_stats: {data: {notes: ["{{ hostile }}"]}}}
+    - name: Fail with an item
+      ansible.builtin.command: {argv: [sh, -c, 'printf %s "$1" >&2; printf %s "$1"; exit 1', sh, "{{ item }}"]}
+      loop: ["{{ hostile }}"]
+"""
+WARN = """
+from ansible.module_utils.basic import AnsibleModule
+module = AnsibleModule({"text": {}})
+module.warn(module.params["text"])
+module.deprecate(module.params["text"], version="9.9", collection_name="a.b")
+module.exit_json()
+"""
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("progress")
-    (folder / "play.yml").write_text(PLAY)
+    return played(tmp_path_factory.mktemp("progress"), PLAY)
+
+
+def played(folder, play):
+    """Play a play that fails; return what was shown and the summary."""
+    (folder / "play.yml").write_text(play)
+    (folder / "library").mkdir()
+    (folder / "library" / "warn.py").write_text(WARN)
     (folder / "ansible.cfg").write_text("[defaults]\n")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "BEOWULF_"))}
     env |= {
@@ -61,7 +94,7 @@ def run(tmp_path_factory):
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", "h1,h2,h3,", str(folder / "play.yml")]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
     assert result.returncode == 2, result.stderr
-    return result.stdout, json.loads((folder / "summary.json").read_text())
+    return result.stdout + result.stderr, json.loads((folder / "summary.json").read_text())
 
 
 def test_plays_are_counted_and_empty_ones_left_out(run):
@@ -108,6 +141,23 @@ def test_the_summary_is_for_machines(run):
     assert {change["node"] for change in summary["changes"] if change["task"] == "Change two"} == {"h1", "h2"}
     assert summary["notes"] == ["left out"]
     assert [play["name"] for play in summary["plays"]] == ["First things", "Nobody", "Last things"]
+
+
+def test_a_terminal_does_nothing_that_a_node_says(tmp_path):
+    shown, summary = played(tmp_path, HOSTILE_PLAY)
+    for text in (shown, *summary["notes"], *(line for failure in summary["failures"] for line in failure["lines"])):
+        assert not [letter for letter in text if not letter.isprintable() and letter != "\n"]
+    # Nothing is left out: each of them is spelled out.
+    spelled = r"\x1b[2J\x1b]0;owned\x07\x9b1A\u202eevil"
+    for place in ("Show ", "    h1: ", "[WARNING]: ", "deprecated: ", "+", "note: ", "item ", "stderr: ", "stdout: "):
+        assert re.search(rf"(?m)^.*{re.escape(place)}.*{re.escape(spelled)}", shown), (place, shown)
+    assert len(summary["failures"][0]["lines"]) > 3
+
+
+def test_what_is_harmless_is_shown_as_it_is():
+    text = "é ü 中文 — ✓\n\ttab"
+    assert say.plain(text) == text
+    assert say.plain(HOSTILE) == r"\x1b[2J\x1b]0;owned\x07\x9b1A\u202eevil\r"
 
 
 def test_many_hosts_are_not_all_listed():
