@@ -12,9 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from beowulf.errors import Refusal
+
 ROOT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
 PATIENCE = 15
+SOCKET = 107
+"""Bytes of the path of a socket (unix(7), sun_path)."""
+SOCKETS = {"Mitogen": len("/mitogen_unix_12345678.sock"), "SSH": len("/0123456789.0123456789abcdef")}
+"""Who makes sockets for Ansible on this machine, and the bytes of their names: one in the folder of temporary files, one in its own."""
 
 
 def tool(name: str) -> str:
@@ -22,8 +28,29 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def check_sockets() -> None:
+    """Refuse folders in which those who make sockets cannot: they would say so in the middle of a run, and some wait for ever."""
+    name = next((name for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), None)
+    if name and not (os.path.isdir(os.environ[name]) and os.access(os.environ[name], os.W_OK | os.X_OK)):
+        raise Refusal(f"{name}={os.environ[name]} is no folder that this user may write to: make it, or unset {name}.")
+    control = os.environ.get("ANSIBLE_SSH_CONTROL_PATH_DIR") or "~/.ansible/cp"
+    folders = {
+        "Mitogen": (os.environ[name] if name else "/tmp", f"set {name} to a shorter one"),  # noqa: S108  # as tempfile has it
+        "SSH": (os.path.expanduser(control), "set ANSIBLE_SSH_CONTROL_PATH_DIR to a shorter one"),
+    }
+    for who, (folder, how) in folders.items():
+        if (length := len(os.fsencode(folder))) > (room := SOCKET - SOCKETS[who]):
+            raise Refusal(
+                f"The folder {folder} has {length} bytes, at most {room} leave room for the sockets that {who} makes there: {how}."
+            )
+
+
 def environment(**extra: str) -> dict[str, str]:
-    """Return the environment for Ansible and the like: this project's configuration and this Python's commands."""
+    """Return the environment for Ansible and the like: this project's configuration and this Python's commands.
+
+    Raises Refusal where they could not run: check_sockets.
+    """
+    check_sockets()
     env = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     if locale.getencoding().lower() not in ("utf-8", "utf8"):

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from beowulf import process
 from beowulf.deploy import options_for
+from beowulf.errors import Refusal
 
 ROOT = str(process.ROOT)
 
@@ -62,3 +66,56 @@ def test_ansible_gets_an_encoding_it_accepts():
     env = os.environ | {"LC_ALL": "en_US.ISO-8859-1", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     shown = subprocess.run([sys.executable, "-c", code], env=env | {"LC_ALL": "POSIX"}, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "C.UTF-8"
+
+
+def folder_of(length, above):
+    """Make a folder whose path has so many bytes."""
+    path = above / ("x" * (length - len(os.fsencode(above)) - 1))
+    path.mkdir(parents=True)
+    return path
+
+
+@pytest.fixture
+def short():
+    """A folder with a short path, which those of pytest have not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    ("who", "variable", "name"),
+    [
+        # As mitogen.unix.make_socket_path and Ansible's control path with the end that ssh gives it (mux.c) make them.
+        ("Mitogen", "TMPDIR", lambda folder: tempfile.mktemp(prefix="mitogen_unix_", suffix=".sock", dir=folder)),
+        ("SSH", "ANSIBLE_SSH_CONTROL_PATH_DIR", lambda folder: f"{folder}/0123456789.0123456789abcdef"),
+    ],
+)
+def test_a_folder_is_refused_that_is_one_byte_too_long_for_a_socket(short, monkeypatch, who, variable, name):
+    room = process.SOCKET - process.SOCKETS[who]
+    folder = folder_of(room, short)
+    monkeypatch.setenv(variable, str(folder))
+    process.environment()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(name(folder))
+    longer = folder_of(room + 1, short)
+    monkeypatch.setenv(variable, str(longer))
+    with socket.socket(socket.AF_UNIX) as listener, pytest.raises(OSError, match="too long"):
+        listener.bind(name(longer))
+    with pytest.raises(Refusal, match=f"at most {room} leave room for the sockets that {who} makes there: set {variable}") as raised:
+        process.environment()
+    assert raised.value.code == 2
+
+
+def test_a_folder_for_temporary_files_that_is_none_is_refused(tmp_path, operator):
+    ended = operator("deploy", "--check", TMPDIR=str(tmp_path / "none"))
+    assert ended.returncode == 2
+    assert ended.stderr == f"TMPDIR={tmp_path}/none is no folder that this user may write to: make it, or unset TMPDIR.\n"
+
+
+def test_a_deploy_with_a_long_folder_for_temporary_files_ends_with_a_sentence(tmp_path, operator):
+    began = time.monotonic()
+    ended = operator("deploy", "--check", TMPDIR=str(folder_of(200, tmp_path)))
+    assert time.monotonic() - began < 30
+    assert ended.returncode == 2
+    assert "leave room for the sockets that Mitogen makes there: set TMPDIR to a shorter one.\n" in ended.stderr
+    assert ended.stderr.count("\n") == 1
