@@ -9,6 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_values import place
+
+# Stands for Python: `-m venv FOLDER` makes another one there, all else ends well; the last call prints with which umask it is run.
+PYTHON = """#!/bin/sh
+case "$*" in
+  *version_info*) echo 3.11 ;;
+  "-m venv "*) mkdir -p "$3/bin" && cat "$0" >"$3/bin/python" && chmod +x "$3/bin/python" ;;
+  "-m beowulf.wheel "*) mkdir -p "$5" && touch "$5/made" ;;
+  "-P -c"*) umask ;;
+esac
+"""
 ROOT = Path(__file__).resolve().parents[2]
 BOOTSTRAP = str(ROOT / "bootstrap")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -59,6 +70,47 @@ def test_a_user_is_told_how_to_become_root():
         result = run("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", own, "--version")
     assert result.returncode == 2
     assert "needs root for the lab: sudo ./bootstrap" in result.stderr
+
+
+@pytest.mark.parametrize("letter", " '\"`$;&|<>(){}[]*?!\\#%:,\n\x1b")
+def test_a_folder_that_ssh_cannot_use_is_refused_in_one_line(letter, tmp_path):
+    folder = tmp_path / f"a{letter}b"
+    folder.mkdir()
+    result = run(shutil.copy(BOOTSTRAP, folder), "--version")
+    assert result.returncode == 2
+    assert "cannot use the path" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.strip().isprintable()
+    assert list(folder.iterdir()) == [folder / "bootstrap"]
+    # The inventory and the tasks go by the same rule.
+    assert place(str(folder)) == letter
+
+
+def test_a_name_in_any_language_is_a_good_folder(tmp_path):
+    folder = tmp_path / "für_ñandú-1.0@x+y=z~"
+    folder.mkdir()
+    assert "cannot use the path" not in run(shutil.copy(BOOTSTRAP, folder), "--version").stderr
+    assert place(str(folder)) is None
+
+
+@as_root
+def test_the_environment_is_for_every_user_whatever_the_umask(tmp_path):
+    """With stubs for what installs; the state is for nobody else."""
+    shutil.copy(BOOTSTRAP, tmp_path)
+    for name in ("requirements", "collections", "beowulf"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "ansible_collections"))
+    python = tmp_path / "bin/python3.11"
+    python.parent.mkdir()
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    script = (tmp_path / "bootstrap").read_text().replace("for candidate in /usr/bin/python3 ", f"for candidate in {python} ")
+    (tmp_path / "bootstrap").write_text(script)
+    result = run("sh", "-c", f"umask 077; {tmp_path}/bootstrap --version")
+    assert (result.returncode, result.stdout) == (0, "0077\n"), result.stderr
+    made = [path for top in (".venvs", ".ansible") for path in (tmp_path / top, *(tmp_path / top).rglob("*"))]
+    assert {".complete", "collections.stamp", "python"} <= {path.name for path in made}
+    assert [str(path) for path in made if path.stat().st_mode & 0o044 != 0o044] == []
+    assert (tmp_path / ".beowulf").stat().st_mode & 0o077 == 0
 
 
 def test_the_second_call_installs_nothing_and_is_fast():

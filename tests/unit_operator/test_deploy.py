@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 
 import pytest
 from invoke import Context, Exit
@@ -80,6 +81,73 @@ def test_a_limit_that_matches_nothing_is_refused_before_the_lab_is_made(lab, mon
 )
 def test_a_limit_is_a_pattern_of_ansibles(lab, pattern, nodes):
     assert sorted(inventory.select(lab.path, pattern)) == nodes
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=ada", "-c", "user.email=ada@home.internal"]
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder inside of another repository, as an unpacked archive may lie."""
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message=x")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/file").touch()
+    return tmp_path / "project"
+
+
+def test_a_project_that_git_has_no_commit_of_is_refused_with_what_mends_it(project):
+    def remedy(why):
+        with pytest.raises(Refusal, match=why) as raised:
+            deploy.require_commit(project)
+        assert raised.value.code == 2
+        return str(raised.value).rpartition("To mend it: ")[2]
+
+    how = remedy("it is no clone")
+    git(project, "init", "--quiet")
+    assert remedy("nothing is committed") == f"cd {project} && git add --all && git commit --message=mine"
+    # The remedy is one, but for the name that git asks for.
+    env = os.environ | {f"GIT_{who}_{what}": "ada" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    subprocess.run(how.partition(", or: ")[2], shell=True, check=True, env=env, capture_output=True)
+    deploy.require_commit(project)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_a_project_that_git_does_not_trust_is_refused_with_what_mends_it(project, tmp_path, monkeypatch):
+    git(project, "init", "--quiet")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message=x")
+    monkeypatch.setenv("HOME", str(tmp_path))  # for what the remedy writes
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    for path in (project, *project.rglob("*")):
+        os.chown(path, 65534, 65534)
+    with pytest.raises(Refusal, match="it belongs to another user") as raised:
+        deploy.require_commit(project)
+    subprocess.run(str(raised.value).rpartition("To mend it: ")[2], shell=True, check=True)
+    deploy.require_commit(project)
+
+
+def test_a_deploy_asks_git_before_anything_else(lab, monkeypatch):
+    def refuse():
+        raise Refusal("no commit")
+
+    monkeypatch.setattr(deploy, "require_commit", refuse)
+    for module, name in ((deploy.lock, "here"), (deploy.secrets, "preflight"), (deploy, "run_playbooks"), (deploy.host, "require_lab")):
+        monkeypatch.setattr(module, name, lambda *_arguments: pytest.fail("it went on"))
+    with pytest.raises(Refusal, match="no commit"):
+        deploy.deploy(lab)
+
+
+@pytest.mark.parametrize(("task", "where"), [("lab.down", "embedded"), ("lab.up", None), ("deploy", None)])
+def test_the_end_of_the_lab_is_recorded_where_it_can_be_read_afterwards(monkeypatch, task, where):
+    """The ARA of the deployer goes with the lab."""
+    monkeypatch.delenv("BEOWULF_ARA", raising=False)
+    seen = {}
+    monkeypatch.setattr(deploy, "run", lambda _command, env, **_options: seen.update(env) or 0)
+    deploy.run_playbooks(["ansible-playbook"], task)
+    assert seen.get("BEOWULF_ARA") == where
 
 
 @pytest.mark.parametrize("task", ["lab.up", "lab.down"])
