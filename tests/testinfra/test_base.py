@@ -1,8 +1,13 @@
 """Every node has its name, its address and its way to packages."""
 
 import ipaddress
+import zoneinfo
 
 import pytest
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import Refused
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_timezones import RENAMED
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_values import timezone
 
 testinfra_hosts = ["ansible://all"]
 
@@ -68,6 +73,19 @@ def test_every_address_is_that_of_one_machine(client, hostvars, rack, chosen, py
 
 def test_has_the_time_zone_of_the_rack(host, own):
     assert host.check_output("timedatectl show --property=Timezone --value") == own["rack_timezone"]
+
+
+def test_has_every_time_zone_that_a_rack_file_may_name(host):
+    there = set(host.check_output("cd /usr/share/zoneinfo && find * -type f -o -type l").splitlines())
+    assert {name for name in zoneinfo.available_timezones() if is_accepted(name)} - there == set()
+    assert set(RENAMED.values()) - there == set()
+
+
+def is_accepted(name):
+    try:
+        return bool(timezone(name))
+    except Refused:
+        return False
 
 
 def test_reaches_the_name_of_every_peer(host, own):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,23 @@ def test_a_cable_whose_far_end_has_another_name_is_made_anew(cable):
     assert links == {"lab-lan", "lab-adm", "lab-far"}
     done, said, links = cable("lab", before=f'"{ROOT}/roles/lab/files/cable" lab 10.77.0.254/24 >/dev/null')
     assert (done.returncode, said, links) == (0, [], {"lab-lan", "lab-adm", "lab-far"})
+
+
+def test_the_image_is_readable_whatever_the_umask_of_the_checkout(tmp_path):
+    """A node whose root folder, or the file of whose interface, is for root alone has no network."""
+    image, root = tmp_path / "image", tmp_path / "root"
+    shutil.copytree(ROOT / "roles/lab/files/image", image)
+    for path in (image, *image.rglob("*")):
+        path.chmod(path.stat().st_mode & 0o700)
+    root.mkdir(mode=0o755)
+    for folder in ("etc/ssh", "etc/dpkg/dpkg.cfg.d", "etc/sudoers.d", "usr/local/share/ca-certificates", "usr/local/sbin"):
+        (root / folder).mkdir(parents=True)
+    (root / "etc/sudoers.d").chmod(0o750)  # its own, and it stays so
+    (tmp_path / "chroot").write_text("#!/bin/sh\n")
+    (tmp_path / "chroot").chmod(0o755)
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", "-c", 'umask 077; "$0" "$1"', image / "customize", root], env=env, check=True, timeout=60)
+    closed = {str(path.relative_to(root)) for path in (root, *root.rglob("*")) if path.lstat().st_mode & 0o044 != 0o044}
+    assert closed == {"etc/sudoers.d", "etc/sudoers.d/010_admin"}
+    assert {"80-lan.network", "board", "hosts", "machine-id"} <= {path.name for path in root.rglob("*")}
+    assert os.access(root / "usr/local/sbin/board", os.X_OK)
