@@ -60,14 +60,14 @@ class Project:
     def rack(self, text):
         (self.here / RACK).write_text(text)
 
-    def bring(self):
+    def bring(self, *options):
         """Run the tasks; return how many of them changed something, and what they note."""
         env = environment(
             ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_ROLES_PATH=str(self.folder / "roles"),
             ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json", ANSIBLE_SHOW_CUSTOM_STATS="true",
         )  # fmt: skip
         env["PATH"] = f"{self.folder}/bin:{env['PATH']}"
-        result = output([tool("ansible-playbook"), "-i", "psi,", "playbooks/play.yml"], env=env, cwd=self.here)
+        result = output([tool("ansible-playbook"), "-i", "psi,", "playbooks/play.yml", *options], env=env, cwd=self.here)
         assert result.returncode == 0, result.stdout + result.stderr
         said = json.loads(result.stdout[result.stdout.index("{") :])
         return said["stats"]["psi"]["changed"], said["global_custom_stats"].get("notes", [])
@@ -109,3 +109,16 @@ def test_a_change_that_is_not_committed_is_noted_and_not_copied(project):
     assert notes == [
         "psi has inventory/home.rack.yml as it was committed, and this run goes by one that was changed since: commit it, and deploy again."
     ]
+
+
+def test_a_check_says_that_a_commit_would_go_there_and_takes_none(project):
+    project.rack("one")
+    project.commit(RACK)
+    assert project.bring("--check")[0] > 0
+    assert list(project.there.iterdir()) == []
+    project.bring()
+    assert project.bring("--check")[0] == 0
+    before = project.git("rev-parse", "HEAD", folder=project.there)
+    project.git("commit", "--quiet", "--allow-empty", "--message=y")
+    assert project.bring("--check")[0] == 1
+    assert project.git("rev-parse", "HEAD", folder=project.there) == before

@@ -89,3 +89,17 @@ def test_networkmanager_leaves_the_lan_and_names_only_to_who_has_them_from_there
     written = (tmp_path / "lan.conf").read_text().splitlines()
     assert f"unmanaged-devices+=mac:{mac}" in written
     assert ("dns=none" in written) is only
+
+
+def test_a_check_says_that_the_interface_would_be_taken(tmp_path):
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  become: false\n  connection: local\n"
+        "  vars:\n    ansible_python_interpreter: '{{ ansible_playbook_python }}'\n"
+        "    network_mac: 02:00:00:00:00:01\n"
+        "    __network_links: {stdout: '[{\"ifname\": \"lan0\", \"address\": \"02:00:00:00:00:01\"}]'}\n"
+        "  tasks:\n    - ansible.builtin.import_role: {name: network, tasks_from: move}\n"
+    )
+    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")
+    result = output([tool("ansible-playbook"), "-i", "psi,", "--check", str(tmp_path / "play.yml")], env=env)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"psi .* changed=1 ", result.stdout), result.stdout
