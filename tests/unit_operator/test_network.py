@@ -96,7 +96,7 @@ def test_a_check_says_that_the_interface_would_be_taken(tmp_path):
         "- hosts: all\n  gather_facts: false\n  become: false\n  connection: local\n"
         "  vars:\n    ansible_python_interpreter: '{{ ansible_playbook_python }}'\n"
         "    network_mac: 02:00:00:00:00:01\n"
-        "    __network_links: {stdout: '[{\"ifname\": \"lan0\", \"address\": \"02:00:00:00:00:01\"}]'}\n"
+        '    __network_links: {stdout: \'[{"ifname": "lan0", "address": "02:00:00:00:00:01"}]\'}\n'
         "  tasks:\n    - ansible.builtin.import_role: {name: network, tasks_from: move}\n"
     )
     env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")
