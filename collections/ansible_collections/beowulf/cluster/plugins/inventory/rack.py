@@ -357,7 +357,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
     def _want_one(self, path: str) -> None:
         """Refuse a second rack: their nodes would share names, groups and the variables of all."""
         known = (host.get_vars() for host in self.inventory.hosts.values())
-        first = next((variables["inventory_file"] for variables in known if "rack_name" in variables), path)
+        first = next((variables.get("inventory_file", path) for variables in known if "rack_name" in variables), path)
         if first != path:
             raise AnsibleParserError(
                 f"{path} is a second rack: {first} is read already, and an inventory has one. Name one of the two with -i."
