@@ -46,11 +46,15 @@ options:
     required: true
     choices: [beowulf.cluster.rack]
   cluster:
-    description: Name of the cluster, one DNS label. It is the prefix of its containers, its label in ARA and the id of its vault.
+    description:
+      - Name of the cluster, one DNS label. It is the prefix of its containers, its label in ARA and the id of its vault.
+      - With O(lab) it has at most 11 characters, because interfaces are named after it.
     type: str
     required: true
   domain:
-    description: The cluster's own DNS domain, of two labels or more. C(.internal) is reserved for private use; C(.local) is refused.
+    description:
+      - The cluster's own DNS domain, of two labels or more. C(.internal) is reserved for private use; C(.local) is refused.
+      - It has at most 51 characters, because certificates are named after it.
     type: str
     required: true
   network:
@@ -247,7 +251,7 @@ options:
         default: ed25519
         choices: [ed25519]
   timezone:
-    description: The time zone of every node.
+    description: The time zone of every node, by a name that Debian 13 has, such as V(America/New_York), and not V(US/Eastern).
     type: str
     default: Etc/UTC
   registry:

@@ -18,6 +18,7 @@ from typing import Any
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import HIDDEN, Problem, nearest, show
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, PLUGIN, TYPES, Node, Rack
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import Loc, Source
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_values import AUTHORITY, COMMON_NAME, LONGEST_DOMAIN
 
 MAX_NODES = 10_000
 COUNTS = {"router": (1, 1), "deployer": (1, 1), "lanservices": (2, 2), "compute": (1, MAX_NODES)}
@@ -38,10 +39,6 @@ INTERFACE = 15
 """Characters of the name of a network interface, by the kernel (IFNAMSIZ)."""
 LINKS = ("lan", "wan", "adm", "far")
 """What a lab calls its interfaces on this host, after the name of the cluster and a hyphen: roles/lab."""
-COMMON_NAME = 64
-"""Characters of the common name of a certificate (RFC 5280, ub-common-name)."""
-AUTHORITY = "intermediate"
-"""The longer one of the words that follow the domain in the names of the authority's certificates: roles/ca."""
 CERTIFIED = ("deployer", "lanservices")
 """Types of the nodes that have a certificate of TLS, named after them: roles/tls."""
 K3S_NETWORKS = {"pods": IPv4Network("10.42.0.0/16"), "services": IPv4Network("10.43.0.0/16")}  # k3s' own defaults
@@ -154,21 +151,21 @@ def _check_names(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
 
 def _check_lengths(report: Report, rack: Rack, nodes: dict[str, Node]) -> None:
     """What is named after the cluster, the domain or a node has room for the name."""
+    certificate = f"it is the common name of a certificate, which has at most {COMMON_NAME} (RFC 5280)"
     room = INTERFACE - 1 - max(map(len, LINKS))
     if rack.lab and rack.cluster and len(rack.cluster) > room:
-        rule = f"has {len(rack.cluster)} characters, in a lab at most {room} are allowed: with -{LINKS[0]} after it, it is the name of "
+        rule = f"has {len(rack.cluster)} characters, in a lab at most {room} are allowed: with `-{LINKS[0]}` after it, it is the name of "
         report.add(("cluster",), f"{rule}an interface, which has at most {INTERFACE} (IFNAMSIZ)", value=rack.cluster)
-    room = COMMON_NAME - 1 - len(AUTHORITY)
-    if rack.domain and len(rack.domain) > room:
-        rule = f"has {len(rack.domain)} characters, at most {room} are allowed: with `{AUTHORITY}` after it, it is the common name of "
-        report.add(("domain",), f"{rule}a certificate, which has at most {COMMON_NAME} (RFC 5280)", value=rack.domain)
+    if rack.domain and len(rack.domain) > LONGEST_DOMAIN:
+        rule = f"has {len(rack.domain)} characters, at most {LONGEST_DOMAIN} are allowed: with `{AUTHORITY}` after it, {certificate}"
+        report.add(("domain",), rule, value=rack.domain)
     elif rack.domain:
         room = COMMON_NAME - 1 - len(rack.domain)
         for name, node in nodes.items():
             loc: Loc = ("nodes", name, "[key]")
             if node.type in CERTIFIED and len(name) > room and report.clean(loc):
-                rule = f"has {len(name)} characters, at most {room} are allowed: with the domain it is the common name of "
-                report.add(loc, f"{rule}a certificate, which has at most {COMMON_NAME} (RFC 5280)", value=name, at_key=True)
+                rule = f"has {len(name)} characters, at most {room} are allowed: with the domain {certificate}"
+                report.add(loc, rule, value=name, at_key=True)
 
 
 def _check_deployer(report: Report, nodes: dict[str, Node]) -> None:

@@ -41,7 +41,7 @@ def _choice(*choices: Any) -> tuple[PlainValidator, WithJsonSchema]:
 
 
 Label = Annotated[str, *_string(values.label, _LABEL)]
-Domain = Annotated[str, *_string(values.domain, _DOMAIN, maxLength=253)]
+Domain = Annotated[str, *_string(values.domain, _DOMAIN, maxLength=values.LONGEST_DOMAIN)]
 Address = Annotated[IPv4Address, *_string(values.address, _IPV4)]
 Subnet = Annotated[IPv4Network, *_string(values.subnet, _IPV4[:-1] + r"/(1[6-9]|2[0-9])$")]
 Pool = Annotated[values.Pool, *_string(values.pool, _IPV4[:-1] + r" *- *" + _IPV4[1:])]
@@ -191,9 +191,9 @@ class Rack(Model):
     plugin: Annotated[str, *_choice(PLUGIN)]
     """The inventory plugin that reads this file."""
     cluster: Label
-    """The cluster's name: prefix of its containers, label in ARA, id of its vault."""
+    """The cluster's name: prefix of its containers, label in ARA, id of its vault. At most 11 characters for a lab."""
     domain: Domain
-    """The cluster's own domain. `.internal` is reserved for private use."""
+    """The cluster's own domain. `.internal` is reserved for private use. At most 51 characters."""
     network: Network
     nodes: dict[Label, Node]
     """The machines, by host name."""

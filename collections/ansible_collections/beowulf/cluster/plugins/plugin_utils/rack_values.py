@@ -30,6 +30,11 @@ CLASSES = {  # RFC 6890 and its registry
     "documentation": "192.0.2.0/24",
     "benchmarking": "198.18.0.0/15",
 }
+COMMON_NAME = 64
+"""Characters of the common name of a certificate (RFC 5280, ub-common-name)."""
+AUTHORITY = "intermediate"
+"""The longer one of the words that follow the domain in the names of the authority's certificates: roles/ca."""
+LONGEST_DOMAIN = COMMON_NAME - 1 - len(AUTHORITY)
 _CLASSES = {name: IPv4Network(net) for name, net in CLASSES.items()}
 
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
