@@ -11,7 +11,7 @@ import yaml
 from beowulf.cluster import INVENTORY, load_rack
 from beowulf.drill import Figure, Lab, drill, unnoticed
 from beowulf.errors import Failure
-from beowulf.process import output, tool
+from beowulf.process import tool
 
 TARGET = 240
 """Seconds that one deploy may take to have a new board among the nodes."""

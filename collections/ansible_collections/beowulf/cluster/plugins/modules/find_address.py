@@ -25,8 +25,8 @@ options:
     required: true
   addresses:
     description: >-
-      Addresses to ask for, each as V(10.0.0.7) or as a range V(10.0.0.200-10.0.0.239). The first that the machine has is returned. Of more than
-      4096, those after the first 4096 are not asked for.
+      Addresses to ask for, each as V(10.0.0.7) or as a range V(10.0.0.200-10.0.0.239). The first that the machine has is returned. Of more
+      than 4096, those after the first 4096 are not asked for.
     type: list
     elements: str
     required: true
