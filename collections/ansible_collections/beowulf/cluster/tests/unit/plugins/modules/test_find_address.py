@@ -51,7 +51,7 @@ def test_addresses_and_ranges_are_listed_in_their_order_and_not_without_end():
     assert find_address.listed(["10.0.0.9", "10.0.0.1 - 10.0.0.3"]) == packed("10.0.0.9", "10.0.0.1", "10.0.0.2", "10.0.0.3")
     assert len(find_address.listed(["10.0.0.0-10.255.255.255"])) == find_address.MOST
     for wrong in ("", "10.0.0", "a-b"):
-        with pytest.raises(ValueError, match="4 octets|Address cannot be empty"):
+        with pytest.raises(ValueError, match=r"4 octets|Address cannot be empty"):
             find_address.listed([wrong])
 
 
