@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import locale
 import os
+import select
+import selectors
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
@@ -87,15 +91,65 @@ def run(
 
 
 def output(
-    command: Sequence[str], timeout: float = 60, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    command: Sequence[str],
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    said: str = "",
+    most: int = 64 << 20,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and return what it said; a missing program or no end in time is a failure like any other."""
+    """Run a command and return what it said; a missing program or no end in time is a failure like any other.
+
+    `said` is what it reads. Of one that says more than `most` bytes, to which others may have made it, nothing is kept.
+    """
     try:
-        return subprocess.run(
-            list(command), cwd=cwd, env=dict(env or environment()), capture_output=True, text=True,
-            timeout=timeout, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        child = subprocess.Popen(
+            list(command), cwd=cwd, env=dict(env or environment()), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except OSError as error:
         return subprocess.CompletedProcess(list(command), 127, "", f"{command[0]}: {error.strerror}")
+    with child:
+        try:
+            heard = converse(child, said.encode(), timeout, most)
+        except (TimeoutError, OverflowError) as error:
+            child.kill()
+            return subprocess.CompletedProcess(list(command), 124, "", f"{command[0]}: {error}")
+    return subprocess.CompletedProcess(list(command), child.returncode, *(one.decode(errors="replace") for one in heard))
+
+
+def converse(child: subprocess.Popen[bytes], said: bytes, timeout: float, most: int) -> list[bytes]:
+    """Tell a program something, and return all that it writes to its two outputs, until it has ended.
+
+    Raises TimeoutError when it has not ended in `timeout` seconds, and OverflowError when it writes more than `most` bytes.
+    """
+    deadline = time.monotonic() + timeout
+    heard: dict[IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
+    rest = memoryview(said)
+    with selectors.DefaultSelector() as pipes:
+        for pipe in heard:
+            pipes.register(pipe, selectors.EVENT_READ)
+        pipes.register(child.stdin, selectors.EVENT_WRITE)
+        while pipes.get_map():
+            ready = pipes.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"no answer in {timeout:g} s")
+            for key, _events in ready:
+                if key.fileobj is child.stdin:
+                    with suppress(BrokenPipeError):  # it has heard enough
+                        rest = rest[os.write(key.fd, rest[: select.PIPE_BUF]) :]
+                        if rest:
+                            continue
+                    pipes.unregister(child.stdin)
+                    child.stdin.close()
+                    continue
+                piece = os.read(key.fd, 65536)
+                heard[key.fileobj] += piece
+                if not piece:
+                    pipes.unregister(key.fileobj)
+                if sum(map(len, heard.values())) > most:
+                    raise OverflowError(f"it says more than {most} bytes")
+    try:
+        child.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(list(command), 124, "", f"{command[0]}: no answer in {timeout:g} s")
+        raise TimeoutError(f"no end in {timeout:g} s") from None
+    return [bytes(one) for one in heard.values()]
