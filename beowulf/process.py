@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,7 +96,7 @@ def output(
     timeout: float = 60,
     env: Mapping[str, str] | None = None,
     cwd: Path = ROOT,
-    said: str = "",
+    said: str | bytes = "",
     most: int = 64 << 20,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command and return what it said; a missing program or no end in time is a failure like any other.
@@ -110,7 +111,7 @@ def output(
         return subprocess.CompletedProcess(list(command), 127, "", f"{command[0]}: {error.strerror}")
     with child:
         try:
-            heard = converse(child, said.encode(), timeout, most)
+            heard = converse(child, said if isinstance(said, bytes) else said.encode(), timeout, most)
         except (TimeoutError, OverflowError) as error:
             child.kill()
             return subprocess.CompletedProcess(list(command), 124, "", f"{command[0]}: {error}")
@@ -153,3 +154,8 @@ def converse(child: subprocess.Popen[bytes], said: bytes, timeout: float, most: 
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"no end in {timeout:g} s") from None
     return [bytes(one) for one in heard.values()]
+
+
+def plain(text: str) -> str:
+    """Return what a node or a stranger wrote without control characters (C0, C1) and without those that turn the direction of writing."""
+    return "".join(one for one in text if one == "\t" or unicodedata.category(one) not in ("Cc", "Cf", "Cs", "Co", "Cn"))

@@ -7,14 +7,13 @@ import math
 import os
 import ssl
 import time
-import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from beowulf import backup, ca, recording
-from beowulf.process import output
+from beowulf.process import output, plain
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -126,11 +125,6 @@ def answers(text: str) -> tuple[dict[str, str], list[str]]:
         else:
             current.append(plain(line))
     return {name: "\n".join(lines) for name, lines in found.items()}, failed
-
-
-def plain(text: str) -> str:
-    """Return a text of a node without control characters (C0, C1) and without those that turn the direction of writing."""
-    return "".join(one for one in text if one == "\t" or unicodedata.category(one) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
 
 
 def addresses(text: str) -> set[str]:
