@@ -185,7 +185,7 @@ def fetch(folder: Path) -> Path:
 
 def audit(way: Sequence[str], archive: bytes) -> Rating:
     """Audit a node that a command reaches, given the way to run a shell's program as root there; a failure says why."""
-    done = output(way, timeout=LIMIT, said=archive)
+    done = output(way, timeout=LIMIT, text=archive)
     kind, state, log = [*done.stdout.split("\n", 2), "", ""][:3]
     try:
         return read(log, container=kind.strip() not in ("", "none"), deployed=state.strip() == "deployed")

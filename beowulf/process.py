@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import locale
 import os
-import select
-import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
@@ -92,68 +91,35 @@ def run(
 
 
 def output(
-    command: Sequence[str],
-    timeout: float = 60,
-    env: Mapping[str, str] | None = None,
-    cwd: Path = ROOT,
-    said: str | bytes = "",
-    most: int = 64 << 20,
+    command: Sequence[str], timeout: float = 60, env: Mapping[str, str] | None = None, cwd: Path = ROOT, text: str | bytes = "", limit: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and return what it said; a missing program or no end in time is a failure like any other.
+    """Run a command, with `text` as its input, and return what it said.
 
-    `said` is what it reads. Of one that says more than `most` bytes, to which others may have made it, nothing is kept.
+    A missing program, no end in time, and more than `limit` bytes are failures like any other: what is asked of a node that
+    somebody else has taken over may never end. (The limit is the kernel's, for the files that the command writes.)
     """
+    bounded = ["prlimit", f"--fsize={limit}", "--", *command] if limit else list(command)
+    done = partial(subprocess.CompletedProcess, list(command))
     try:
-        child = subprocess.Popen(
-            list(command), cwd=cwd, env=dict(env or environment()), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+            result = subprocess.run(
+                bounded, cwd=cwd, env=dict(env or environment()), stdout=said, stderr=complained, timeout=timeout, check=False,
+                input=text if isinstance(text, bytes) else text.encode(),
+            )  # fmt: skip
+            shown, complaint = (_read(one) for one in (said, complained))
     except OSError as error:
-        return subprocess.CompletedProcess(list(command), 127, "", f"{command[0]}: {error.strerror}")
-    with child:
-        try:
-            heard = converse(child, said if isinstance(said, bytes) else said.encode(), timeout, most)
-        except (TimeoutError, OverflowError) as error:
-            child.kill()
-            return subprocess.CompletedProcess(list(command), 124, "", f"{command[0]}: {error}")
-    return subprocess.CompletedProcess(list(command), child.returncode, *(one.decode(errors="replace") for one in heard))
-
-
-def converse(child: subprocess.Popen[bytes], said: bytes, timeout: float, most: int) -> list[bytes]:
-    """Tell a program something, and return all that it writes to its two outputs, until it has ended.
-
-    Raises TimeoutError when it has not ended in `timeout` seconds, and OverflowError when it writes more than `most` bytes.
-    """
-    deadline = time.monotonic() + timeout
-    heard: dict[IO[bytes], bytearray] = {child.stdout: bytearray(), child.stderr: bytearray()}
-    rest = memoryview(said)
-    with selectors.DefaultSelector() as pipes:
-        for pipe in heard:
-            pipes.register(pipe, selectors.EVENT_READ)
-        pipes.register(child.stdin, selectors.EVENT_WRITE)
-        while pipes.get_map():
-            ready = pipes.select(max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise TimeoutError(f"no answer in {timeout:g} s")
-            for key, _events in ready:
-                if key.fileobj is child.stdin:
-                    with suppress(BrokenPipeError):  # it has heard enough
-                        rest = rest[os.write(key.fd, rest[: select.PIPE_BUF]) :]
-                        if rest:
-                            continue
-                    pipes.unregister(child.stdin)
-                    child.stdin.close()
-                    continue
-                piece = os.read(key.fd, 65536)
-                heard[key.fileobj] += piece
-                if not piece:
-                    pipes.unregister(key.fileobj)
-                if sum(map(len, heard.values())) > most:
-                    raise OverflowError(f"it says more than {most} bytes")
-    try:
-        child.wait(max(0.1, deadline - time.monotonic()))
+        return done(127, "", f"{command[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"no end in {timeout:g} s") from None
-    return [bytes(one) for one in heard.values()]
+        return done(124, "", f"{command[0]}: no answer in {timeout:g} s")
+    if result.returncode == -signal.SIGXFSZ:
+        return done(125, "", f"{command[0]}: more than {limit} bytes")
+    return done(result.returncode, shown, complaint)
+
+
+def _read(file: BinaryIO) -> str:
+    """Return all that was written to a file."""
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def plain(text: str) -> str:

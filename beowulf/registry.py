@@ -67,7 +67,7 @@ def ask(cluster: Cluster, node: str) -> list[dict[str, Any]] | None:
     """Return the leases that a DHCP server knows of; None when it does not answer."""
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    return leases(output([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], timeout=LIMIT, most=LARGEST).stdout)
+    return leases(output([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], timeout=LIMIT, limit=LARGEST).stdout)
 
 
 def password() -> str | None:

@@ -251,7 +251,7 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     if node in cluster.group("k3s_server"):
         questions = K3S_QUESTIONS
     before = time.time()
-    result = output([*command, "sh", "-s"], timeout=LIMIT, said=script(questions), most=LARGEST)
+    result = output([*command, "sh", "-s"], timeout=LIMIT, text=script(questions), limit=LARGEST)
     after = time.time()
     found, failed = answers(result.stdout)
     if "addresses" not in found:

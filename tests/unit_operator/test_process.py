@@ -65,13 +65,13 @@ def test_ansible_gets_an_encoding_it_accepts():
 
 
 def test_a_program_reads_what_it_is_told_and_may_stop_to():
-    assert process.output(["cat"], said="ä" * 100_000).stdout == "ä" * 100_000
-    assert process.output(["head", "-c", "3"], said="abc" * 100_000).stdout == "abc"
+    assert process.output(["cat"], text="ä" * 100_000).stdout == "ä" * 100_000
+    assert process.output(["head", "-c", "3"], text="abc" * 100_000).stdout == "abc"
 
 
 def test_of_a_program_that_does_not_stop_nothing_is_kept():
-    result = process.output(["yes"], most=1000)
-    assert (result.returncode, result.stdout, result.stderr) == (124, "", "yes: it says more than 1000 bytes")
+    result = process.output(["yes"], limit=1000)
+    assert (result.returncode, result.stdout, result.stderr) == (125, "", "yes: more than 1000 bytes")
 
 
 def test_what_is_no_text_is_no_error():

@@ -308,7 +308,7 @@ def test_a_node_that_says_too_much_is_not_listened_to(monkeypatch):
     """Nor does it take this machine's memory, nor its time."""
     monkeypatch.setattr(status, "output", lambda _command, **options: output(["yes", "== addresses"], **options))
     began = time.monotonic()
-    assert status.ask_node(Nodes, "alpha") == {"up": False, "reason": "yes: it says more than 1048576 bytes"}
+    assert status.ask_node(Nodes, "alpha") == {"up": False, "reason": "yes: more than 1048576 bytes"}
     assert time.monotonic() - began < 5
 
 
