@@ -91,7 +91,12 @@ def run(
 
 
 def output(
-    command: Sequence[str], timeout: float = 60, env: Mapping[str, str] | None = None, cwd: Path = ROOT, text: str | bytes = "", limit: int = 0
+    command: Sequence[str],
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    text: str | bytes = "",
+    limit: int = 0,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command, with `text` as its input, and return what it said.
 

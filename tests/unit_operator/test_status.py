@@ -318,8 +318,8 @@ GARBAGE = ["", "\x00\xff", "-", "nan nan nan", "[" * 5000, "{}", "{{ lookup('pip
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_no_answer_of_a_node_is_a_traceback(monkeypatch, garbage):
     for name in ("alpha", "psi"):
-        text = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in status.DHCP_QUESTIONS | status.BACKUP_QUESTIONS)
-        monkeypatch.setattr(status, "output", lambda command, text=text, **_options: subprocess.CompletedProcess(command, 0, text, ""))
+        told = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in status.DHCP_QUESTIONS | status.BACKUP_QUESTIONS)
+        monkeypatch.setattr(status, "output", lambda command, told=told, **_options: subprocess.CompletedProcess(command, 0, told, ""))
         found = status.ask_node(Nodes, name)
         assert found["up"]
         state = {"cluster": "lab", "vip": "10.77.0.5", "lanservices": [], "serials": {}, "last_run": None,
