@@ -50,7 +50,7 @@ def read_story(text: str) -> dict[str, Any] | None:
         story = json.loads(text)
         datetime.fromisoformat(story["time"])
         return story if story["archive"] in story["archives"] else None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

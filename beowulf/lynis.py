@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -186,15 +185,12 @@ def fetch(folder: Path) -> Path:
 
 def audit(way: Sequence[str], archive: bytes) -> Rating:
     """Audit a node that a command reaches, given the way to run a shell's program as root there; a failure says why."""
-    try:
-        done = subprocess.run(list(way), input=archive, capture_output=True, timeout=LIMIT, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failure(str(error)) from error
-    kind, state, log = [*done.stdout.decode(errors="replace").split("\n", 2), "", ""][:3]
+    done = output(way, timeout=LIMIT, text=archive)
+    kind, state, log = [*done.stdout.split("\n", 2), "", ""][:3]
     try:
         return read(log, container=kind.strip() not in ("", "none"), deployed=state.strip() == "deployed")
     except ValueError:
-        raise Failure(done.stderr.decode(errors="replace").strip()[-300:] or f"no audit; exit code {done.returncode}") from None
+        raise Failure(done.stderr.strip()[-300:] or f"no audit; exit code {done.returncode}") from None
 
 
 def ways(cluster: Cluster, nodes: Iterable[str], console: bool) -> dict[str, list[str]]:

@@ -5,17 +5,15 @@ There the inventory plugin finds them, as the group `discovered` (collections/â€
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from beowulf.errors import Failure, Refusal
-from beowulf.process import environment
+from beowulf.process import output
 from beowulf.status import KEA_SOCKET
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 KEPT = 3600
 """Seconds until what nobody fills in again is forgotten; the deployer does so every ten minutes."""
 LIMIT = 10.0
+LARGEST = 16 << 20
+"""Bytes of leases that a server may answer with."""
 ASK = (
     "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); "
     f"s.connect('{KEA_SOCKET}'); s.sendall(b'{{\"command\": \"lease4-get-all\"}}'); s.shutdown(1); "
@@ -40,9 +40,15 @@ def leases(text: str) -> list[dict[str, Any]] | None:
         if answer["result"] not in ANSWERED:
             return None
         # State 0: neither declined nor reclaimed.
-        return [one for one in answer.get("arguments", {}).get("leases", []) if one["state"] == 0]
-    except (ValueError, LookupError, TypeError, AttributeError):
+        return [one for one in answer.get("arguments", {}).get("leases", []) if one["state"] == 0 and is_lease(one)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def is_lease(one: Mapping[str, Any]) -> bool:
+    """Say whether a lease has what is read of it, each of its kind: a LAN server may be somebody else's by now."""
+    texts = (one["hw-address"], one["ip-address"], one.get("hostname", ""))
+    return all(isinstance(text, str) and len(text) <= 255 for text in texts) and type(one["cltt"]) is int
 
 
 def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[str, str]:
@@ -61,11 +67,7 @@ def ask(cluster: Cluster, node: str) -> list[dict[str, Any]] | None:
     """Return the leases that a DHCP server knows of; None when it does not answer."""
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        result = subprocess.run([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], capture_output=True, text=True, timeout=LIMIT,
-                                check=False, env=environment(), stdin=subprocess.DEVNULL)  # fmt: skip
-        return leases(result.stdout)
-    return None
+    return leases(output([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], timeout=LIMIT, limit=LARGEST).stdout)
 
 
 def password() -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import ssl
-import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +13,29 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from beowulf import backup, ca, recording
-from beowulf.process import environment
+from beowulf.process import output
 from beowulf.terminal import plain_data
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
 
 LIMIT = 10.0
+LARGEST = 1 << 20
+"""Bytes that a node may answer with; whoever says more is not listened to."""
 CLOCK = 0.1
+SKEW = 5.0
+"""Seconds by which a node's clock may differ from this machine's, beside the time that the question took."""
+FULL = 85
+"""Per cent of a file system, in bytes or in files, from which on it is told that it is nearly full."""
+POOL_LEFT = 3
+"""Addresses left in the pool from which on it is told that there will soon be none."""
 KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
 GOOD_HA = {"hot-standby", "load-balancing"}
+
+REMEDY_HA = {
+    "terminated": ": the clocks of the two servers were apart; once they agree, ./bootstrap deploy --tags dhcp",
+    "communication-recovery": ": the two do not hear each other",
+}
 
 # One connection to a node: what follows a line `== name` is the answer to that question.
 KEA_ASK = (
@@ -49,18 +62,33 @@ for one in {" ".join(SSH_CERTIFICATES)}; do test ! -e $one || {{ echo "file $one
 for one in {" ".join(TLS_CERTIFICATES)}; do
   test ! -e $one || {{ echo "file $one"; openssl storeutl -noout -text -certs $one | grep -E "Not (Before|After)" ; }}
 done
-sha256sum {KRL} {AUTHORITY_KRL}'"""
-SOON = 30 * 86400
-"""Seconds before its end from which on it is told that a certificate ends, or less: the last quarter of its life. It is renewed at half."""
+for one in {KRL} {AUTHORITY_KRL}; do test ! -e $one || sha256sum $one; done'"""
+PATIENCE = 2 * 86400
+"""Seconds after half of its life in which a certificate is renewed, or a quarter of its life where that is less."""
 SOON_ROOT = 180 * 86400
-"""The same for the root of TLS, which lasts until the authority is given new keys."""
+"""Seconds before the end of the root of TLS, which lasts until the authority is given new keys."""
+# What is kept on a disk: /dev/shm and the like are of the memory. `df` fails for one that it cannot ask, and tells the others.
+DISKS_ASK = "df --local --output=target,pcent,ipcent --exclude-type=tmpfs --exclude-type=devtmpfs --exclude-type=squashfs"
 QUESTIONS = {
     "addresses": "ip -brief -4 address",
+    "name": "uname -n",
+    "now": "date +%s.%N",
     "clock": "chronyc -c tracking",
     "uptime": "cat /proc/uptime",
+    "units": "systemctl list-units --failed --plain --no-legend --no-pager",
+    "disks": DISKS_ASK,
     "trust": TRUST_ASK,
 }
-BACKUP_QUESTIONS = QUESTIONS | {"backup": backup.ASK}
+# When each task was there first, when it ended well the last time (roles/schedule), and what it is; what never ran well has no second time.
+TASKS = "/var/lib/beowulf/tasks"
+TASKS_ASK = f"""cd /etc/systemd/system && for one in cluster-*.timer; do
+one=${{one%.timer}}; one=${{one#cluster-}}
+echo "$one $(stat -c %W:%Y cluster-$one.timer) $(test ! -e {TASKS}/$one || stat -c %Y {TASKS}/$one)"
+done"""
+LATE = {"backup": 26 * 3600, "certificates": 9 * 3600, "registry": 3600}
+"""Seconds after which a task of the deployer is late, when it did not end well: it may fail once, but not twice."""
+BACKUP_ASK = f"! sudo -n test -e {backup.REPOSITORY} || {{ {backup.ASK} ; }}"
+BACKUP_QUESTIONS = QUESTIONS | {"backup": BACKUP_ASK, "tasks": TASKS_ASK}
 # Nothing is said where k3s is not installed, and `down` where it is and does not answer.
 K3S_NODES = (
     'jsonpath={range .items[*]}{.metadata.name}{" "}{.status.nodeInfo.kubeletVersion}{" "}'
@@ -69,24 +97,32 @@ K3S_NODES = (
 K3S_QUESTIONS = QUESTIONS | {
     "k3s": f"! test -e /etc/systemd/system/k3s.service || sudo -n k3s kubectl get nodes --request-timeout=5s -o '{K3S_NODES}' || echo down"
 }
-DHCP_QUESTIONS = QUESTIONS | {"dhcp": f'sudo -n python3 -c "{KEA_ASK}"', "strangers": "sudo -n cat /run/dhcp-watch/strangers.json"}
+DHCP_QUESTIONS = QUESTIONS | {
+    "backup": BACKUP_ASK,
+    "dhcp": f'sudo -n python3 -c "{KEA_ASK}"',
+    "strangers": "sudo -n cat /run/dhcp-watch/strangers.json",
+}
 
 
 def script(questions: Mapping[str, str]) -> str:
     """Return the shell script that a node is asked with."""
-    return "\n".join(f"echo '== {name}'\n{{ {command} ; }} 2>/dev/null" for name, command in questions.items())
+    return "\n".join(f"echo '== {name}'\n{{ {command} ; }} 2>/dev/null\necho \"=! $?\"" for name, command in questions.items())
 
 
-def answers(text: str) -> dict[str, str]:
-    """Take a node's answers apart."""
+def answers(text: str) -> tuple[dict[str, str], list[str]]:
+    """Take a node's answers apart; return them by question, and the questions whose command failed."""
     found: dict[str, list[str]] = {}
-    current: list[str] = []
+    failed: list[str] = []
+    name, current = "", []
     for line in text.splitlines():
         if line.startswith("== "):
-            current = found.setdefault(line[3:], [])
+            name = line[3:]
+            current = found.setdefault(name, [])
+        elif line.startswith("=! "):
+            failed += [name] if line != "=! 0" else []
         else:
             current.append(line)
-    return {name: "\n".join(lines) for name, lines in found.items()}
+    return {name: "\n".join(lines) for name, lines in found.items()}, failed
 
 
 def addresses(text: str) -> set[str]:
@@ -100,17 +136,16 @@ def clock_offset(text: str) -> float | None:
     A server that keeps the cluster's time by itself, for want of one outside, is its own reference.
     """
     fields = text.strip().split(",")
-    try:
-        return float(fields[4]) if fields[0] != "00000000" and fields[13] != "Not synchronised" else None
-    except (IndexError, ValueError):
+    if len(fields) < 14 or fields[0] == "00000000" or fields[13] == "Not synchronised":
         return None
+    return number(fields[4])
 
 
 def ha_state(text: str) -> str | None:
     """Return the state of a Kea server in its pair, from the answer to `status-get`."""
     try:
         return json.loads(text)["arguments"]["high-availability"][0]["ha-servers"]["local"]["state"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -118,7 +153,7 @@ def foreign(text: str) -> list[dict[str, str]]:
     """Return the foreign DHCP servers that a node has found on the LAN: their address, MAC, and what they offer."""
     try:
         return [one for one in json.loads(text) if {"server", "mac", "offers"} <= set(one)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return []
 
 
@@ -161,6 +196,38 @@ def k3s_nodes(text: str) -> dict[str, dict[str, Any]] | None:
     return {row[0]: {"version": row[1], "ready": row[2:] == ["True"]} for row in rows if len(row) > 1}
 
 
+def disks(text: str) -> dict[str, int]:
+    """Return how full the file systems of a node are, from DISKS_ASK: {mount point: per cent of its bytes or of its files}."""
+    full = {}
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        shares = [int(share.rstrip("%")) for share in words[-2:] if share.rstrip("%").isdecimal()]
+        if shares and words[:-2]:
+            full[" ".join(words[:-2])] = max(shares)
+    return full
+
+
+def tasks(text: str) -> dict[str, dict[str, float | None]]:
+    """Return the tasks that the deployer does by itself, from the answer to TASKS_ASK: {name: {"since", "good"}} in seconds since 1970."""
+    found = {}
+    for line in text.splitlines():
+        name, times, good = (*line.split(), "", "", "")[:3]
+        born, changed = (number(one) for one in (*times.split(":"), "")[:2])
+        if born is not None and changed is not None:
+            # Not every file system knows when a file was made.
+            found[name] = {"since": born or changed, "good": number(good)}
+    return found
+
+
+def number(text: str) -> float | None:
+    """Return the number that a text begins with; None without one."""
+    try:
+        value = float((text.split() or [""])[0])
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def serial(zone: str, address: str) -> int | None:
     """Ask a server for the serial number of its zone."""
     import dns.exception
@@ -181,24 +248,26 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     questions = {"lanservices": DHCP_QUESTIONS, "deployer": BACKUP_QUESTIONS}.get(cluster.rack.nodes[node].type, QUESTIONS)
     if node in cluster.group("k3s_server"):
         questions = K3S_QUESTIONS
-    try:
-        result = subprocess.run(
-            [*command, "sh", "-s"], input=script(questions), capture_output=True, text=True, timeout=LIMIT,
-            check=False, env=environment(),
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"up": False, "reason": f"no answer in {LIMIT:.0f} s"}
-    except OSError as error:
-        return {"up": False, "reason": str(error)}
-    found = answers(result.stdout)
+    before = time.time()
+    result = output([*command, "sh", "-s"], timeout=LIMIT, text=script(questions), limit=LARGEST)
+    after = time.time()
+    found, failed = answers(result.stdout)
     if "addresses" not in found:
         reason = result.stderr.strip().splitlines()
         return {"up": False, "reason": reason[-1] if reason else "no answer"}
+    now = number(found.get("now", ""))
     return {
         "up": True,
+        # Of what came after the question that the time ran out at, nothing is known.
+        "unanswered": [name for name in questions if name not in found or name in failed],
+        "name": found.get("name", "").strip(),
         "addresses": sorted(addresses(found["addresses"])),
         "clock": clock_offset(found.get("clock", "")),
-        "uptime": float((found.get("uptime") or "0").split()[0]),
+        "skew": None if now is None else now - after if now > after else min(0.0, now - before),
+        "uptime": number(found.get("uptime", "")) or 0.0,
+        "failed_units": [line.split()[0] for line in found.get("units", "").splitlines() if line.strip()],
+        "disks": disks(found.get("disks", "")),
+        "tasks": tasks(found.get("tasks", "")),
         "dhcp": ha_state(found.get("dhcp", "")),
         "foreign_dhcp": foreign(found.get("strangers", "")),
         "backup": backup.read_story(found.get("backup", "")),
@@ -260,7 +329,7 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
         problems.append(f"the VIP {state['vip']} is held by {' and '.join(state['vip_holders']) or 'nobody'}")
     for name in state["lanservices"]:
         if nodes[name]["up"] and nodes[name]["dhcp"] not in GOOD_HA:
-            problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}")
+            problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}{REMEDY_HA.get(nodes[name]['dhcp'], '')}")
     for one in {one["server"]: one for node in nodes.values() for one in node.get("foreign_dhcp", ())}.values():
         problems.append(f"a foreign DHCP server {one['server']} ({one['mac']}) offers addresses on the LAN")
     problems += judge_k3s(state)
@@ -268,19 +337,63 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
         problems += [f"DNS on {name} does not serve {zone}" for name, number in servers.items() if number is None]
         if len({number for number in servers.values() if number is not None}) > 1:
             problems.append(f"the servers have different versions of {zone}")
-    for name, node in nodes.items():
-        if node["up"] and node["type"] == "deployer":
-            story = node.get("backup")
-            state["last_backup"] = {"archive": story["archive"], "time": story["time"], "age": round(backup.age(story))} if story else None
-            if story and backup.age(story) > backup.OLD:
-                problems.append(f"the last backup of {name} was made {backup.ago(backup.age(story))}")
+    problems += judge_backups(state)
     for name, node in nodes.items():
         if node["up"] and node["clock"] is None:
             problems.append(f"the clock of {name} is not synchronised")
         elif node["up"] and abs(node["clock"]) > CLOCK:
             problems.append(f"the clock of {name} is {node['clock']:+.3f} s off")
     problems += judge_trust(nodes)
+    problems += judge_machines(nodes)
     return {**state, "problems": problems, "healthy": not problems}
+
+
+def judge_backups(state: dict[str, Any]) -> list[str]:
+    """Add what the last backup of the deployer is, and return which copies are old or missing."""
+    problems, held = [], {name: node.get("backup") for name, node in state["nodes"].items() if node["up"]}
+    deployer = next((name for name, node in state["nodes"].items() if node["type"] == "deployer" and node["up"]), None)
+    for name, story in held.items():
+        if story and backup.age(story) > backup.OLD:
+            what = f"the last backup of {name}" if name == deployer else f"the last backup of which {name} holds a copy"
+            problems.append(f"{what} was made {backup.ago(backup.age(story))}")
+    if deployer:
+        story = held[deployer]
+        state["last_backup"] = {"archive": story["archive"], "time": story["time"], "age": round(backup.age(story))} if story else None
+        if story:
+            holders = [name for name in state["lanservices"] if name in held and not held[name]]
+            problems += [f"{name} holds no copy of the backups: ./bootstrap backup.create" for name in holders]
+    return problems
+
+
+UNANSWERED = {
+    "addresses": "addresses", "name": "name", "now": "time", "clock": "clock", "uptime": "uptime", "units": "failed units",
+    "disks": "disks", "trust": "certificates", "backup": "backups", "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server",
+    "strangers": "watch for foreign DHCP servers",
+}  # fmt: skip
+"""What could not be asked, in words. Of the clock and of DHCP it is told elsewhere that they do not answer."""
+
+
+def judge_machines(nodes: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with single machines: what could not be asked, names, units, disks, clocks, tasks that do not end well."""
+    problems = []
+    for name, node in nodes.items():
+        if not node["up"]:
+            continue
+        unknown = [UNANSWERED.get(one, one) for one in node.get("unanswered", ()) if one not in ("clock", "dhcp")]
+        if unknown:
+            problems.append(f"{name} does not say how it is with its {', '.join(unknown)}")
+        if node.get("name") not in (None, "", name):
+            problems.append(f"{name} calls itself {node['name']}: ./bootstrap deploy --limit {name} --tags base")
+        problems += [f"{unit} failed on {name}: journalctl -u {unit}" for unit in node.get("failed_units", ())]
+        problems += [f"{target} of {name} is {share} % full" for target, share in node.get("disks", {}).items() if share > FULL]
+        if abs(node.get("skew") or 0.0) > SKEW:
+            problems.append(f"the clock of {name} differs from this machine's by {node['skew']:+.0f} s")
+        for task, times in node.get("tasks", {}).items():
+            since = time.time() - max(times["since"], times["good"] or 0)
+            if since > LATE.get(task, 2 * 86400):
+                last = f"ended well {backup.ago(since)}" if times["good"] else "has never ended well"
+                problems.append(f"the task {task} of {name} {last}: journalctl -u cluster-{task} there")
+    return problems
 
 
 def judge_trust(nodes: Mapping[str, Any]) -> list[str]:
@@ -291,7 +404,8 @@ def judge_trust(nodes: Mapping[str, Any]) -> list[str]:
         for one in found["certificates"]:
             left = one["last"] - now
             root = one["path"].endswith("/root.crt")
-            soon = SOON_ROOT if root else min(SOON, (one["last"] - one["first"]) / 4)
+            life = one["last"] - one["first"]
+            soon = SOON_ROOT if root else life / 2 - min(PATIENCE, life / 4)
             what, remedy = f"the {names[one['path']]} of {name}", "./bootstrap ca.rotate" if root else "./bootstrap ca.renew"
             if left <= 0:
                 problems.append(f"{what} ended {backup.ago(-left)}: {remedy}")
@@ -323,6 +437,14 @@ def judge_k3s(state: dict[str, Any]) -> list[str]:
     return problems
 
 
+def signed(node: Mapping[str, Any]) -> str:
+    """Say when the authority signed the host key of a node the last time; the first path of SSH_CERTIFICATES is that of its certificate."""
+    certificate = next(iter(SSH_CERTIFICATES))
+    return next(
+        (backup.ago(time.time() - one["first"]) for one in node.get("trust", {}).get("certificates", ()) if one["path"] == certificate), ""
+    )
+
+
 def screen(state: Mapping[str, Any]) -> Any:
     """Return the screen."""
     from rich.console import Group
@@ -330,13 +452,25 @@ def screen(state: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     state = plain_data(state)  # and as Text, in which nothing is markup
-    nodes = Table("node", "type", "address", "state", "clock", "DHCP", title=f"cluster {state['cluster']}", title_justify="left")
+    nodes = Table(
+        "node", "type", "address", "state", "clock", "DHCP", "signed", "backup", title=f"cluster {state['cluster']}", title_justify="left"
+    )
     for name, node in state["nodes"].items():
         holds = " VIP" if name in state["vip_holders"] else ""
         word = Text("up" + holds, style="green") if node["up"] else Text("down", style="bold red")
         offset = node.get("clock")
         clock = "-" if offset is None else f"{offset * 1000:+.3f} ms"
-        nodes.add_row(name, node["type"], node["address"], word, clock, Text(node.get("dhcp") or ""))
+        kept = node.get("backup")
+        nodes.add_row(
+            name,
+            node["type"],
+            node["address"],
+            word,
+            clock,
+            Text(node.get("dhcp") or ""),
+            signed(node),
+            backup.ago(backup.age(kept)) if kept else "",
+        )
     zones = Table("zone", *state["lanservices"])
     for zone, servers in state["serials"].items():
         zones.add_row(zone, *(str(servers[name] or "down") for name in state["lanservices"]))

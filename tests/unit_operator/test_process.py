@@ -119,3 +119,17 @@ def test_a_deploy_with_a_long_folder_for_temporary_files_ends_with_a_sentence(tm
     assert ended.returncode == 2
     assert "leave room for the sockets that Mitogen makes there: set TMPDIR to a shorter one.\n" in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_program_reads_what_it_is_told_and_may_stop_to():
+    assert process.output(["cat"], text="ä" * 100_000).stdout == "ä" * 100_000
+    assert process.output(["head", "-c", "3"], text="abc" * 100_000).stdout == "abc"
+
+
+def test_of_a_program_that_does_not_stop_nothing_is_kept():
+    result = process.output(["yes"], limit=1000)
+    assert (result.returncode, result.stdout, result.stderr) == (125, "", "yes: more than 1000 bytes")
+
+
+def test_what_is_no_text_is_no_error():
+    assert process.output(["printf", "\\377x"]).stdout == "\ufffdx"

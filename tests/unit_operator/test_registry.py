@@ -127,3 +127,10 @@ def test_a_registry_that_is_away_is_told(lab, redis):
     redis.connection_pool.connection_kwargs["port"] = 9
     with pytest.raises(Failure, match="does not take them"):
         discovered(lab, redis)
+
+
+@pytest.mark.parametrize("planted", [{"cltt": "9"}, {"cltt": True}, {"hw-address": 7}, {"hostname": "x" * 256}, {"ip-address": None}])
+def test_a_lease_with_something_else_in_it_is_none(planted):
+    lease = {"state": 0, "hw-address": "aa:bb:cc:00:00:01", "ip-address": "10.77.0.200", "hostname": "x", "cltt": 9}
+    for one, left in ((lease, 1), (lease | planted, 0)):
+        assert len(registry.leases(json.dumps({"result": 0, "arguments": {"leases": [one]}}))) == left

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from beowulf import status
+from beowulf.process import output
 
 TRACKING = "0A4D000B,10.77.0.11,11,1763640000.1,-0.000123,0.0,0.0,0,0,0,0,0,64.0,Normal"
 ADDRESSES = "lo  UNKNOWN 127.0.0.1/8\neth0@if5  UP  10.77.0.11/24 10.77.0.5/32"
@@ -23,12 +24,18 @@ def answer(state):
 
 
 def node(kind, address, *more, clock=0.0001, dhcp=None):
-    return {"type": kind, "address": address, "up": True, "addresses": [address, *more], "clock": clock, "uptime": 1.0, "dhcp": dhcp}
+    state = {"type": kind, "address": address, "up": True, "addresses": [address, *more], "clock": clock, "uptime": 1.0, "dhcp": dhcp}
+    return state | ({"backup": kept(3600)} if kind == "lanservices" else {})
 
 
 def kept(seconds):
     made = datetime.now(UTC) - timedelta(seconds=seconds)
     return {"archive": "lab-x", "archives": ["lab-x"], "time": f"{made:%Y-%m-%dT%H:%M:%S.%f}Z"}
+
+
+def ended(task, hours):
+    now = time.time()
+    return {task: {"since": now - 30 * 86400, "good": None if hours is None else now - hours * 3600}}
 
 
 def shown(state):
@@ -57,7 +64,7 @@ def healthy():
 def test_the_answers_of_a_node_are_taken_apart():
     text = subprocess.run(["sh", "-c", status.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program"})],
                           capture_output=True, text=True, check=False).stdout  # fmt: skip
-    assert status.answers(text) == {"a": "1\n2", "b": "", "c": ""}
+    assert status.answers(text) == ({"a": "1\n2", "b": "", "c": ""}, ["b", "c"])
 
 
 def test_addresses_clock_and_dhcp_are_read():
@@ -91,6 +98,27 @@ def test_all_is_well(healthy):
         (lambda s: s["serials"]["lab.internal"].update(beta=6), "the servers have different versions of lab.internal"),
         (lambda s: s["serials"]["lab.internal"].update(beta=None), "DNS on beta does not serve lab.internal"),
         (lambda s: s["nodes"]["psi"].update(backup=kept(3 * 86400)), "the last backup of psi was made 3 days ago"),
+        (lambda s: s["nodes"]["beta"].update(backup=kept(3 * 86400)), "the last backup of which beta holds a copy was made 3 days ago"),
+        (lambda s: s["nodes"]["beta"].update(backup=None), "beta holds no copy of the backups: ./bootstrap backup.create"),
+        (
+            lambda s: s["nodes"]["gamma"].update(failed_units=["dhcp-watch.service"]),
+            "dhcp-watch.service failed on gamma: journalctl -u dhcp-watch.service",
+        ),
+        (lambda s: s["nodes"]["gamma"].update(disks={"/": 85, "/var": 86}), "/var of gamma is 86 % full"),
+        (
+            lambda s: s["nodes"]["gamma"].update(name="raspberrypi"),
+            "gamma calls itself raspberrypi: ./bootstrap deploy --limit gamma --tags base",
+        ),
+        (lambda s: s["nodes"]["gamma"].update(skew=-86400.0), "the clock of gamma differs from this machine's by -86400 s"),
+        (lambda s: s["nodes"]["gamma"].update(unanswered=["disks", "units"]), "gamma does not say how it is with its disks, failed units"),
+        (
+            lambda s: s["nodes"]["psi"].update(tasks=ended("certificates", 10)),
+            "the task certificates of psi ended well 10 h ago: journalctl -u cluster-certificates there",
+        ),
+        (
+            lambda s: s["nodes"]["psi"].update(tasks=ended("backup", None)),
+            "the task backup of psi has never ended well: journalctl -u cluster-backup there",
+        ),
         (lambda s: s["nodes"]["gamma"].update(clock=None), "the clock of gamma is not synchronised"),
         (lambda s: s["nodes"]["gamma"].update(clock=-2.5), "the clock of gamma is -2.500 s off"),
     ],
@@ -199,8 +227,8 @@ def ending(state, name, path, days):
 
 def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
     assert status.judge(trusting)["problems"] == []
-    ending(trusting, "gamma", HOST, 16)  # of some 46 days by now
-    ending(trusting, "psi", INTERMEDIATE, 31)
+    ending(trusting, "gamma", HOST, 29)
+    ending(trusting, "psi", INTERMEDIATE, 364)
     assert status.judge(trusting)["problems"] == []
 
 
@@ -211,8 +239,8 @@ def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
         (lambda s: ending(s, "gamma", HOST, 0.5), "the SSH certificate of gamma ends in 12 h, and was not renewed: ./bootstrap ca.renew"),
         (lambda s: ending(s, "alpha", KEA, -3), "the TLS certificate of DHCP of alpha ended 3 days ago: ./bootstrap ca.renew"),
         (
-            lambda s: ending(s, "psi", INTERMEDIATE, 29),
-            "the TLS intermediate of psi ends in 29 days, and was not renewed: ./bootstrap ca.renew",
+            lambda s: ending(s, "psi", INTERMEDIATE, 200),
+            "the TLS intermediate of psi ends in 200 days, and was not renewed: ./bootstrap ca.renew",
         ),
         (lambda s: ending(s, "psi", ROOT, 170), "the TLS root of psi ends in 170 days, and was not renewed: ./bootstrap ca.rotate"),
         (
@@ -254,8 +282,64 @@ def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
     for folder in ("/etc/", "/home/", "/var/"):
         question = question.replace(f" {folder}", f" {tmp_path}{folder}")
     text = subprocess.run(["sh", "-s"], input=question, capture_output=True, text=True, check=False).stdout
-    found = status.trust(status.answers(text)["trust"].replace(str(tmp_path), ""))
+    found = status.trust(status.answers(text)[0]["trust"].replace(str(tmp_path), ""))
     ends = {one["path"]: round((one["last"] - time.time()) / 3600) for one in found["certificates"]}
     assert ends == {HOST: 48, KEA: 480}
     assert found["revoked"] == {status.KRL: hashlib.sha256(b"list").hexdigest()}
     assert status.trust("no answer\nfile\nValid: forever\nNot Before:x") == {"certificates": [], "revoked": {}}
+
+
+class Nodes:
+    """A cluster of a LAN server and a deployer, which a test answers for."""
+
+    rack = type(
+        "Rack", (), {"nodes": {name: type("Node", (), {"type": kind}) for name, kind in (("alpha", "lanservices"), ("psi", "deployer"))}}
+    )
+    ssh = staticmethod(lambda node: ["ssh", node])
+    group = staticmethod(lambda _name: [])
+
+
+def test_a_node_that_says_too_much_is_not_listened_to(monkeypatch):
+    """Nor does it take this machine's memory, nor its time."""
+    monkeypatch.setattr(status, "output", lambda _command, **options: output(["yes", "== addresses"], **options))
+    began = time.monotonic()
+    assert status.ask_node(Nodes, "alpha") == {"up": False, "reason": "yes: more than 1048576 bytes"}
+    assert time.monotonic() - began < 5
+
+
+GARBAGE = ["", "\x00\xff", "-", "nan nan nan", "[" * 5000, "{}", "{{ lookup('pipe', 'id') }}", "\n".join("x" * 9)]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_no_answer_of_a_node_is_a_traceback(monkeypatch, garbage):
+    for name in ("alpha", "psi"):
+        told = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in status.DHCP_QUESTIONS | status.BACKUP_QUESTIONS)
+        monkeypatch.setattr(status, "output", lambda command, told=told, **_options: subprocess.CompletedProcess(command, 0, told, ""))
+        found = status.ask_node(Nodes, name)
+        assert found["up"]
+        state = {"cluster": "lab", "vip": "10.77.0.5", "lanservices": [], "serials": {}, "last_run": None,
+                 "nodes": {name: {"type": "compute", "address": "10.77.0.11", **found}}}  # fmt: skip
+        assert not status.judge(state)["healthy"]
+
+
+def test_disks_are_read_by_their_bytes_and_by_their_files():
+    text = "Mounted on Use% IUse%\n/           30%     4%\n/srv/with space 2% 99%\n/boot/firmware 12%     -\n"
+    assert status.disks(text) == {"/": 30, "/srv/with space": 99, "/boot/firmware": 12}
+    assert status.disks("") == {}
+    real = subprocess.run(["sh", "-c", status.DISKS_ASK], capture_output=True, text=True, check=False).stdout
+    assert status.disks(real)
+
+
+def test_the_tasks_of_the_deployer_are_read(tmp_path):
+    folder, stamps = tmp_path / "units", tmp_path / "stamps"
+    folder.mkdir()
+    stamps.mkdir()
+    for name in ("backup", "certificates"):
+        (folder / f"cluster-{name}.timer").touch()
+    (stamps / "backup").touch()
+    question = status.TASKS_ASK.replace("/etc/systemd/system", str(folder)).replace(status.TASKS, str(stamps))
+    found = status.tasks(subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True).stdout)
+    assert set(found) == {"backup", "certificates"}
+    assert found["backup"]["good"] == pytest.approx(time.time(), abs=60)
+    assert found["certificates"]["good"] is None
+    assert found["certificates"]["since"] == pytest.approx(time.time(), abs=60)
