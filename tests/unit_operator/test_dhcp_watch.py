@@ -131,7 +131,12 @@ def test_a_server_that_does_not_say_who_it_is_is_named_by_where_it_is(lan, looks
 def test_what_strangers_send_hides_nobody_and_is_bounded(watch, lan, looks):
     chance = random.Random(1)
     good = (packet("10.77.0.1", 67, message=offer("10.77.0.1")), ROUTER)
-    noise = [(packet("10.77.0.1", 67, message=offer("10.77.0.1", kind=b"")), ROUTER), (b"", ROUTER), (b"\x45", ROUTER), (bytes(300), ROUTER)]
+    noise = [
+        (packet("10.77.0.1", 67, message=offer("10.77.0.1", kind=b"")), ROUTER),
+        (b"", ROUTER),
+        (b"\x45", ROUTER),
+        (bytes(300), ROUTER),
+    ]
     for _ in range(300):
         data = bytearray(packet("10.77.0.1", 67, message=offer("10.77.0.1")))
         for _ in range(4):

@@ -6,8 +6,8 @@ The last arguments are the cluster's own servers. What it finds goes to the jour
  "problem": why it could not look this time, or "",
  "strangers": [{"server": address, "mac": address, "offers": address}, ...] as they were seen when it last looked}
 
-A server is known by its address together with the MAC address that its frames come from: the address in its message is what it says of itself.
-Who also takes the MAC address of a server takes its place on the switch, and that no message can tell.
+A server is known by its address together with the MAC address that its frames come from: the address in its message is what it says of
+itself. Who also takes the MAC address of a server takes its place on the switch, and that no message can tell.
 """
 
 from __future__ import annotations

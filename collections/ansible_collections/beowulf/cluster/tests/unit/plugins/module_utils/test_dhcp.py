@@ -84,7 +84,9 @@ def test_a_bad_mac_is_refused(text):
 MAC = b"\x02abcde"
 
 
-@pytest.mark.parametrize("options", [bytes((53, 0, 255)), b"", bytes((53,)), bytes((53, 1)), bytes((53, 1, 2, 54, 0, 255)), bytes((53, 1, 2))])
+@pytest.mark.parametrize(
+    "options", [bytes((53, 0, 255)), b"", bytes((53,)), bytes((53, 1)), bytes((53, 1, 2, 54, 0, 255)), bytes((53, 1, 2))]
+)
 def test_an_offer_that_does_not_say_from_which_server_is_none(options):
     assert list(heard([reply(MAC, 7, "10.77.0.200", options)])) == []
 
@@ -147,4 +149,6 @@ def test_nothing_that_a_stranger_sends_is_an_error():
     offers = list(heard(messages))
     assert len(offers) > 500
     assert all(len(offer["options"][dhcp.SERVER_ID]) == 4 for offer in offers)
-    assert all(json.dumps(one).isascii() and (one["domain"] + offer["boot_file"]).isprintable() for one, offer in zip(told, parsed, strict=True))
+    assert all(
+        json.dumps(one).isascii() and (one["domain"] + offer["boot_file"]).isprintable() for one, offer in zip(told, parsed, strict=True)
+    )
