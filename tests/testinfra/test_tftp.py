@@ -26,8 +26,10 @@ def ask(server, kind, name):
             except TimeoutError:
                 continue
             udp = packet[(packet[0] & 15) * 4 :]
+            if packet[9] != socket.IPPROTO_UDP or len(udp) < 12:
+                continue
             port, to, length = struct.unpack("!HHH", udp[:6])
-            if packet[9] != socket.IPPROTO_UDP or to != own.getsockname()[1]:
+            if to != own.getsockname()[1]:
                 continue
             source, answer = socket.inet_ntoa(packet[12:16]), udp[8:length]
             own.sendto(b"\\0\\4" + answer[2:4], (source, port))  # else the server says it again and again
