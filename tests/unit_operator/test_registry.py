@@ -127,3 +127,14 @@ def test_a_registry_that_is_away_is_told(lab, redis):
     redis.connection_pool.connection_kwargs["port"] = 9
     with pytest.raises(Failure, match="does not take them"):
         discovered(lab, redis)
+
+
+@pytest.mark.parametrize("part", ["hw-address", "ip-address", "hostname", "cltt", "state"])
+@pytest.mark.parametrize("value", [None, [], {}, "\x1b[2J", 7, "absent"])
+def test_what_a_server_makes_up_is_no_error(part, value):
+    wrong = lease(STRANGER, "10.77.0.200", 1_700_000_000) | {part: value}
+    if value == "absent":
+        del wrong[part]
+    found = registry.strangers(registry.leases(kea(OWN, wrong)), [OWN["hw-address"]])
+    assert set(found) <= {STRANGER, "\x1b[2j"}
+    assert registry.strangers(registry.leases(kea(OWN)), []).keys() == {OWN["hw-address"]}
