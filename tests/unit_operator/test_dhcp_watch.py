@@ -31,9 +31,9 @@ def watch():
     return module
 
 
-def packet(source, port, protocol=socket.IPPROTO_UDP, message=b""):
+def packet(source, port, protocol=socket.IPPROTO_UDP, message=b"", to=68):
     header = bytes([0x45]) + bytes(8) + bytes([protocol]) + bytes(2) + socket.inet_aton(source) + socket.inet_aton("255.255.255.255")
-    return header + struct.pack("!4H", port, 68, 8 + len(message), 0) + message
+    return header + struct.pack("!4H", port, to, 8 + len(message), 0) + message
 
 
 def offer(server, address="10.77.0.230", kind=b"\x02"):
@@ -101,9 +101,11 @@ def looks(watch, tmp_path):
     return once
 
 
-def test_a_server_is_known_by_its_port(watch):
+def test_what_clients_are_told_is_read_from_whatever_port(watch):
+    """A client takes it from any, too."""
     assert watch.read(packet("10.77.0.1", 67, message=b"x")) == ("10.77.0.1", b"x")
-    assert watch.read(packet("10.77.0.1", 53)) is None
+    assert watch.read(packet("10.77.0.1", 5353, message=b"x")) == ("10.77.0.1", b"x")
+    assert watch.read(packet("10.77.0.1", 67, to=53)) is None
     assert watch.read(packet("10.77.0.1", 67, socket.IPPROTO_TCP)) is None
 
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 
-from dhcp import DISCOVER, OFFER, SERVER_PORT, Conversation, describe, message_type, parse
+from dhcp import CLIENT_PORT, DISCOVER, OFFER, Conversation, describe, message_type, parse
 
 PATIENCE = 4.0
 """Seconds to listen: a server may look first whether an address is free (dnsmasq takes 3)."""
@@ -32,11 +32,11 @@ WARNING, ERROR = "<4>", "<3>"
 
 
 def read(packet: bytes) -> tuple[str, bytes] | None:
-    """An IPv4 packet -> (address it came from, message) of a DHCP server; None for anything else."""
+    """An IPv4 packet -> (address it came from, message) to a DHCP client, from whatever port; None for anything else."""
     header = (packet[0] & 15) * 4 if packet else 0
     if header < 20 or len(packet) < header + 8 or packet[0] >> 4 != 4 or packet[9] != socket.IPPROTO_UDP:
         return None
-    if int.from_bytes(packet[6:8], "big") & 0x1FFF or int.from_bytes(packet[header : header + 2], "big") != SERVER_PORT:
+    if int.from_bytes(packet[6:8], "big") & 0x1FFF or int.from_bytes(packet[header + 2 : header + 4], "big") != CLIENT_PORT:
         return None
     return socket.inet_ntoa(packet[12:16]), packet[header + 8 :]
 
