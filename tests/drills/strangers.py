@@ -86,7 +86,7 @@ def lying_dhcp_server(lab: Lab):
     since = {one: float(lab.run(one, "date +%s")) for one in lab.pair}
     look = f"systemctl start dhcp-watch.service || echo failed; cat {watch_file}"
     with ThreadPoolExecutor() as pool:
-        liar = pool.submit(lab.python, lab.client, program)
+        liar = pool.submit(lab.python, lab.client, program, limit=LIES + 60)
         time.sleep(2)
         shown = {one: pool.submit(lab.run, one, look) for one in lab.pair}
         failed = [one for one in lab.pair if shown[one].result().startswith("failed")]
