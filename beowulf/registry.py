@@ -31,24 +31,26 @@ ASK = (
 )
 # Kea's results: done, and done without finding any.
 ANSWERED = (0, 3)
+# What is used of a lease, and its type: a server says these things, and what it says may be anything.
+PARTS = {"hw-address": str, "ip-address": str, "hostname": str, "cltt": int}
 
 
 def leases(text: str) -> list[dict[str, Any]] | None:
-    """Return the leases in Kea's answer to `lease4-get-all`; None when it is no answer."""
+    """Return the leases in Kea's answer to `lease4-get-all`, without what is none; None when it is no answer."""
     try:
         answer = json.loads(text)
         if answer["result"] not in ANSWERED:
             return None
         # State 0: neither declined nor reclaimed.
-        return [one for one in answer.get("arguments", {}).get("leases", []) if one["state"] == 0 and is_lease(one)]
+        return [
+            one
+            for one in answer.get("arguments", {}).get("leases", [])
+            if one.get("state") == 0
+            and all(isinstance(one.get(part, kind()), kind) for part, kind in PARTS.items())
+            and "ip-address" in one
+        ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def is_lease(one: Mapping[str, Any]) -> bool:
-    """Say whether a lease has what is read of it, each of its kind: a LAN server may be somebody else's by now."""
-    texts = (one["hw-address"], one["ip-address"], one.get("hostname", ""))
-    return all(isinstance(text, str) and len(text) <= 255 for text in texts) and type(one["cltt"]) is int
 
 
 def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[str, str]:
@@ -57,9 +59,9 @@ def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[
     newest: dict[str, Mapping[str, Any]] = {}
     for one in found:
         mac = one.get("hw-address", "").lower()
-        if mac and mac not in known and one["cltt"] >= newest.get(mac, one)["cltt"]:
+        if mac and mac not in known and one.get("cltt", 0) >= newest.get(mac, one).get("cltt", 0):
             newest[mac] = one
-    return {mac: json.dumps({"address": one["ip-address"], "hostname": one.get("hostname", ""), "seen": one["cltt"]})
+    return {mac: json.dumps({"address": one["ip-address"], "hostname": one.get("hostname", ""), "seen": one.get("cltt", 0)})
             for mac, one in newest.items()}  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """The pair of DHCP servers: leases survive either of them, and a new machine gets one from whoever is left."""
 
+import contextlib
+import json
 import time
 
+from beowulf import deploy
 from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
 from beowulf.probe import TWICE
 
@@ -13,6 +16,15 @@ DARK = 2
 """Seconds that both are without power."""
 ALONE = 20
 """Seconds that the other one serves alone: who asked before, and after 4 and 12 s again, asks once more after 28 (RFC 2131 section 4.1)."""
+
+
+KEA = "kea-dhcp4-server"
+CLOCKS_APART = 120
+"""Seconds that a clock is wrong: Kea ends the work of a pair at 60 (compiled in)."""
+LOOKS = 30
+"""Seconds between two looks after the pair (dhcp-pair.timer)."""
+START = 8
+"""Seconds for Kea to end, to be started by systemd (RestartSec) and to read the other's leases."""
 
 
 def partner_down(lab: Lab, node: str, silent: bool) -> float:
@@ -182,3 +194,137 @@ def foreign_dhcp_server(lab: Lab):
     yield Figure("nodes that lost their address", len(lost), 0, unit="")
     yield from unnoticed(watch)
     yield Figure("leases lost", sum(len(before[node] - lab.leased(node)) for node in lab.pair), 0, unit="")
+
+
+def pair_state(lab: Lab) -> list[str]:
+    """Return the states of both servers in their pair."""
+    return [state(lab, one) for one in lab.pair]
+
+
+@contextlib.contextmanager
+def clock_of_kea(lab: Lab, node: str):
+    """Let the DHCP server of a node have a clock of its own while the body runs; yields what sets it, by seconds."""
+    drop_in, told = f"/run/systemd/system/{KEA}.service.d/clock.conf", "/run/drill-clock"
+    lab.run(node, "DEBIAN_FRONTEND=noninteractive apt-get --quiet --yes install libfaketime", limit=120)
+    library = lab.run(node, "dpkg --listfiles libfaketime | grep '/libfaketime.so.1$'")
+
+    def set_clock(seconds: int) -> None:
+        lab.run(node, f"echo {seconds:+d}s >{told}")
+
+    try:
+        set_clock(0)
+        unit = f"[Service]\\nEnvironment=LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={told} FAKETIME_CACHE_DURATION=1\\n"
+        lab.run(node, f"mkdir -p $(dirname {drop_in}); printf '{unit}' >{drop_in}; systemctl daemon-reload; systemctl restart {KEA}")
+        lab.until(lambda: pair_state(lab) == ["hot-standby"] * 2, 60, "the pair works")
+        yield set_clock
+    finally:
+        lab.run(node, f"rm -f {drop_in} {told}; systemctl daemon-reload; systemctl restart {KEA}")
+        lab.run(node, "apt-get --quiet --yes purge libfaketime", limit=120)
+
+
+@drill("clocks")
+def clocks_apart(lab: Lab):
+    """The clock of the standby DHCP server is two minutes wrong for a while, which ends the work of the pair for good"""
+    active = lab.dhcp_server()
+    other = lab.peer(active)
+    before = lab.leased(active) | lab.leased(other)
+    restarts = {one: int(lab.run(one, f"systemctl show --value --property NRestarts {KEA}")) for one in lab.pair}
+    with clock_of_kea(lab, other) as set_clock, lab.watching(lab.leases(), lab.looks_up()) as watch:
+        set_clock(CLOCKS_APART)
+        lab.until(lambda: pair_state(lab) == ["terminated"] * 2, 60, "the pair has ended its work")
+        time.sleep(2 * LOOKS + 5)
+        yield Figure("ended for good while the clocks disagree", float(pair_state(lab) == ["terminated"] * 2), 1, unit="", least=True)
+        set_clock(0)
+        took = lab.until(lambda: pair_state(lab) == ["hot-standby"] * 2, 180, "the pair works again")
+        counted = [int(lab.run(one, f"systemctl show --value --property NRestarts {KEA}")) - restarts[one] for one in lab.pair]
+        time.sleep(LOOKS + 5)
+        yield Figure("servers that work together after", pair_state(lab).count("hot-standby"), 2, unit="", least=True)
+    yield Figure("works together again after", took, 2 * (LOOKS + START))
+    yield Figure("starts of a server for that", max(counted), 1, unit="")
+    yield from figures(lab, watch, before, other)
+
+
+@drill("clocks deploy")
+def deploy_to_an_ended_pair(lab: Lab):
+    """A deploy has to restart both DHCP servers, whose work clocks have ended, and nobody else looks after them"""
+    active = lab.dhcp_server()
+    other = lab.peer(active)
+    for one in lab.pair:
+        lab.run(one, "systemctl stop dhcp-pair.timer")
+    try:
+        with clock_of_kea(lab, other) as set_clock:
+            set_clock(CLOCKS_APART)
+            lab.until(lambda: pair_state(lab) == ["terminated"] * 2, 60, "the pair has ended its work")
+            set_clock(0)
+            time.sleep(2)
+            for one in lab.pair:
+                lab.run(one, f"touch {CONFIGURATION}")
+            code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=["--tags=dhcp"]))
+            yield Figure("exit status of the deploy", code, 0, unit="")
+            yield Figure("servers that work together", pair_state(lab).count("hot-standby"), 2, unit="", least=True)
+    finally:
+        for one in lab.pair:
+            lab.run(one, "systemctl start dhcp-pair.timer")
+
+
+@drill("bootstrap")
+def bootstrap_server_called_back(lab: Lab):
+    """The router is deployed alone while both DHCP servers are away, and its own serves: not beside them for good"""
+    router = lab.variables["rack_router"]["name"]
+    for one in lab.pair:
+        lab.run(one, f"systemctl stop {KEA}")
+    try:
+        code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=[f"--limit={router}", "--tags=bootstrap"]))
+        yield Figure("exit status of the deploy", code, 0, unit="")
+        yield Figure("served meanwhile", float(lab.run(router, "systemctl is-active dnsmasq || :") == "active"), 1, unit="", least=True)
+        yield Figure("would serve after a boot", float(lab.run(router, "systemctl is-enabled dnsmasq || :") == "enabled"), 0, unit="")
+    finally:
+        lab.run(router, "systemctl disable --now dnsmasq")
+        for one in lab.pair:
+            lab.run(one, f"systemctl start {KEA}")
+
+
+DECLINES = """
+taken = []
+for _ in range({most}):
+    with Conversation({interface!r}) as client:
+        offer = next(client.discover(3, again=1), None)
+        if not offer:
+            break
+        ack = client.request(offer, 3)
+        if ack and ack["options"][MESSAGE_TYPE][0] == ACK:
+            client.send(DECLINE, [(REQUESTED_ADDRESS, socket.inet_aton(ack["address"])), (SERVER_ID, ack["options"][SERVER_ID])])
+            taken.append(ack["address"])
+print(__import__("json").dumps(taken))
+"""
+"""A client that finds every address that it is given in use (RFC 2131 section 3.1, number 5)."""
+
+
+def pool(lab: Lab, node: str) -> dict[str, int]:
+    """Return how full the pool is, as the server of a node has written it down."""
+    return json.loads(lab.run(node, "cat /run/dhcp-pair/state.json"))["pool"]
+
+
+@drill("declines")
+def pool_declined(lab: Lab):
+    """A machine with ever new addresses declines whatever it is given, until the pool is empty"""
+    active = lab.dhcp_server()
+    answer = lab.kea(active, "config-get")["arguments"]["Dhcp4"]
+    period, timer = answer["decline-probation-period"], answer["expired-leases-processing"]["reclaim-timer-wait-time"]
+    yield Figure("an address stays away for", period, 600)
+    total = pool(lab, active)["total"]
+    offered = "print(__import__('json').dumps([next(Conversation({0!r}).__enter__().discover(3), None) is not None]))"
+    offered = offered.format(lab.interface(lab.client))
+    taken = lab.python(lab.client, DECLINES.format(most=total + 5, interface=lab.interface(lab.client)), limit=300)
+    began = time.monotonic()
+    yield Figure("addresses declined", len(taken), total - 5, unit="", least=True)
+    yield Figure("offers to a stranger", sum(lab.python(lab.client, offered)), 0, unit="")
+    for one in lab.pair:
+        lab.until(lambda one=one: pool(lab, one)["declined"] >= len(taken), 2 * LOOKS, f"{one} tells how full the pool is")
+        yield Figure(f"declined, as {one} tells", pool(lab, one)["declined"], len(taken), unit="", least=True)
+    with lab.watching(lab.looks_up()) as watch:
+        lab.until(lambda: lab.python(lab.client, offered) == [True], period + 60, "a stranger is offered an address")
+        took = time.monotonic() - began
+    yield Figure("a stranger is offered an address after", took, period + timer + 10)
+    lab.until(lambda: pool(lab, active)["declined"] == 0, 2 * timer + 3 * LOOKS, "all are back")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")

@@ -1,6 +1,8 @@
 """Whoever has no business here is refused, and nothing changes."""
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from beowulf import deploy
 from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
@@ -43,6 +45,68 @@ with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as s:
 print(json.dumps(True))
 """
 """A NOTIFY (RFC 1996 section 3.7) that claims to come from the primary; without a checksum, which UDP over IPv4 allows (RFC 768)."""
+
+
+LIES = 30
+"""Seconds that the liar stays: each watch listens for 4."""
+LIAR = """
+import json, time
+answers = 0
+end = time.monotonic() + {seconds}
+with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as tap, Conversation({interface!r}) as own:
+    tap.bind(({interface!r}, 0x0800))
+    tap.settimeout(0.5)
+    while time.monotonic() < end:
+        try:
+            packet = tap.recv(2048)
+        except TimeoutError:
+            continue
+        header = (packet[0] & 15) * 4
+        asked = packet[header + 8 :]
+        # Only those who ask as a random stranger: the watch, and no node.
+        if len(asked) < 240 or packet[9] != 17 or packet[header + 2 : header + 4] != b"\\0\\x43" or asked[28] != 2:
+            continue
+        head = b"\\2" + asked[1:16] + socket.inet_aton("192.0.2.66") + asked[20:236] + MAGIC
+        said = bytes((54, 4)) + socket.inet_aton({server!r}) + bytes((15, 4)) + b"\\x1b[2J"
+        broken = bytes((53, 0)), bytes((53,)), bytes((53, 1)), bytes((52, 1, 255, 53, 255)), b"\\xff" * 900
+        for options in (*broken, bytes((53, 1, 2)) + said):
+            own.socket.sendto((head + options + b"\\xff").ljust(300, b"\\0"), ("255.255.255.255", CLIENT_PORT))
+            answers += 1
+print(json.dumps(answers))
+"""
+"""A DHCP server that calls itself as one of the cluster's, after it has sent what no message is."""
+
+
+@drill("blind")
+def lying_dhcp_server(lab: Lab):
+    """Somebody answers who asks for an address with broken messages, and with offers in the name of one of the cluster's servers"""
+    mac, watch_file = str(lab.cluster.rack.nodes[lab.client].mac).lower(), "/run/dhcp-watch/strangers.json"
+    server = lab.address[lab.dhcp_server()]
+    program = LIAR.format(seconds=LIES, interface=lab.interface(lab.client), server=server)
+    since = {one: float(lab.run(one, "date +%s")) for one in lab.pair}
+    look = f"systemctl start dhcp-watch.service || echo failed; cat {watch_file}"
+    with ThreadPoolExecutor() as pool:
+        liar = pool.submit(lab.python, lab.client, program, limit=LIES + 60)
+        time.sleep(2)
+        shown = {one: pool.submit(lab.run, one, look) for one in lab.pair}
+        failed = [one for one in lab.pair if shown[one].result().startswith("failed")]
+        seen = {one: json.loads(shown[one].result().removeprefix("failed")) for one in lab.pair}
+        yield Figure("answers of the liar", liar.result(), 12, unit="", least=True)
+    yield Figure("watches that failed", len(failed), 0, unit="")
+    yield Figure("watches that could not look", len([one for one in lab.pair if seen[one]["problem"]]), 0, unit="")
+    yield Figure("watches that did not look", len([one for one in lab.pair if seen[one]["looked"] < since[one]]), 0, unit="")
+    stranger = {"server": server, "mac": mac, "offers": "192.0.2.66"}
+    yield Figure(
+        "watches that know the liar by its MAC",
+        len([one for one in lab.pair if stranger in seen[one]["strangers"]]),
+        2,
+        unit="",
+        least=True,
+    )
+    for one in lab.pair:
+        lab.run(one, "systemctl start dhcp-watch.service")
+    left = [one for one in lab.pair if json.loads(lab.run(one, f"cat {watch_file}"))["strangers"]]
+    yield Figure("watches that still name somebody", len(left), 0, unit="")
 
 
 @drill("30")

@@ -26,8 +26,10 @@ def boot():
             except TimeoutError:
                 continue
             udp = packet[(packet[0] & 15) * 4 :]
+            if packet[9] != socket.IPPROTO_UDP or len(udp) < 12:
+                continue
             port, to, length = struct.unpack("!HHH", udp[:6])
-            if packet[9] == socket.IPPROTO_UDP and to == own.getsockname()[1] and udp[8:10] == b"\\0\\3":
+            if to == own.getsockname()[1] and udp[8:10] == b"\\0\\3":
                 own.sendto(b"\\0\\4" + udp[10:12], (socket.inet_ntoa(packet[12:16]), port))
                 return server, udp[12:length].decode()
     return server, None

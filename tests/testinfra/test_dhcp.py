@@ -1,5 +1,6 @@
 """The LAN servers lease: asked from compute nodes, as themselves and as strangers."""
 
+import ipaddress
 import json
 import shlex
 import time
@@ -117,6 +118,50 @@ print(json.dumps(ack["address"]))
     # Kea looks for leases that have ended every 10 s (reclaim-timer-wait-time).
     eventually(lambda: said(full, "A") == ["", ""], 20)
     eventually(lambda: said(reverse, "PTR") == ["", ""], 10)
+
+
+KEPT = """
+with Conversation({interface!r}, b"\\x02\\x00\\x5efil") as client:
+    offer = next(client.discover(10))
+    ack = client.request(offer, 5)
+    if {release}:
+        client.release(ack)
+print(json.dumps(ack["address"]))
+"""
+
+
+def test_both_servers_tell_how_full_the_pool_is(client, hostvars, rack, node, python):
+    """A stranger more is one lease more, on both; the nodes of the rack, whose addresses are outside of it, are none."""
+    interface = interface_of(client, hostvars[client.backend.host]["rack_mac"])
+    network = rack["rack_network"]
+    size = int(ipaddress.IPv4Address(network["pool_end"])) - int(ipaddress.IPv4Address(network["pool_start"])) + 1
+    servers = [node(server["name"]) for server in rack["rack_lanservices"]]
+
+    def told(server):
+        server.check_output("sudo systemctl start dhcp-pair.service")
+        state = json.loads(server.check_output("cat /run/dhcp-pair/state.json"))
+        assert (state["problem"], state["state"], state["partner"]["state"]) == ("", "hot-standby", "hot-standby")
+        assert abs(state["looked"] - float(server.check_output("date +%s"))) < 20
+        return state["pool"]
+
+    try:
+        python(client, KEPT.format(interface=interface, release=False))
+        taken = [told(server) for server in servers]
+    finally:
+        python(client, KEPT.format(interface=interface, release=True))
+    left = [told(server) for server in servers]
+    assert [pool["total"] for pool in taken] == [size] * 2
+    assert [pool["leased"] for pool in taken] == [pool["leased"] + 1 for pool in left]
+
+
+def test_a_declined_address_stays_away_for_minutes(rack, node):
+    for server in rack["rack_lanservices"]:
+        program = (
+            "import json, socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/kea/kea4-ctrl-socket');"
+            """s.sendall(b'{"command": "config-get"}'); s.shutdown(1); answer = json.loads(b''.join(iter(lambda: s.recv(65536), b'')));"""
+            "print(answer['arguments']['Dhcp4']['decline-probation-period'])"
+        )
+        assert int(node(server["name"]).check_output(f"sudo python3 -c {shlex.quote(program)}")) <= 600
 
 
 # What Kea sends to the name server on its own node does not arrive.

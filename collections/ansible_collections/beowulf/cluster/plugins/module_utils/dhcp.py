@@ -4,6 +4,7 @@
 """A DHCP client for one conversation: it asks as a machine of any MAC and leaves the interface as it is.
 
 Message format: RFC 2131 section 2; options: RFC 2132. Only the standard library, because it runs on the nodes.
+Anybody on the LAN may send what is read here: whatever it is, it is read or left out, and raises nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ CLIENT_PORT, SERVER_PORT = 68, 67  # RFC 2131 section 4.1
 MAGIC = bytes((99, 130, 83, 99))  # RFC 2131 section 3
 DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK, RELEASE = range(1, 8)  # RFC 2132 section 9.6
 NETMASK, ROUTER, DNS, HOSTNAME, DOMAIN = 1, 3, 6, 12, 15
-REQUESTED_ADDRESS, LEASE_TIME, MESSAGE_TYPE, SERVER_ID, PARAMETERS = 50, 51, 53, 54, 55
+REQUESTED_ADDRESS, LEASE_TIME, OVERLOAD, MESSAGE_TYPE, SERVER_ID, PARAMETERS = 50, 51, 52, 53, 54, 55
 END = 255
 BROADCAST_FLAG = 0x8000
 
@@ -48,27 +49,51 @@ def build(kind, mac, xid, options=()):
     return (body + bytes((END,))).ljust(300, b"\0")
 
 
+def printable(value):
+    """Bytes as text (str) that a terminal can be shown: whatever is not printable ASCII is a question mark."""
+    return "".join(chr(one) if 32 <= one < 127 else "?" for one in value)
+
+
+def read_options(field, options):
+    """Add the options in a field of a message (bytes) to options ({code: bytes}); one that is cut off ends the reading."""
+    at = 0
+    while at + 1 < len(field) and field[at] != END:
+        if field[at] == 0:
+            at += 1
+            continue
+        value = field[at + 2 : at + 2 + field[at + 1]]
+        if len(value) < field[at + 1]:
+            return
+        options[field[at]] = options.get(field[at], b"") + value
+        at += 2 + len(value)
+
+
 def parse(message):
     """A server's message (bytes) -> dict of xid (int), mac (bytes), address, next_server, boot_file (str), options ({code: bytes});
     None if malformed."""
     if len(message) < 240 or message[0] != 2 or message[236:240] != MAGIC:
         return None
-    options, at = {}, 240
-    while at + 1 < len(message) and message[at] != END:
-        if message[at] == 0:
-            at += 1
-            continue
-        length = message[at + 1]
-        options[message[at]] = options.get(message[at], b"") + message[at + 2 : at + 2 + length]
-        at += 2 + length
+    options, name, file = {}, message[44:108], message[108:236]
+    read_options(message[240:], options)
+    overload = int.from_bytes(options.get(OVERLOAD, b"")[:1], "big")  # RFC 2132 section 9.3
+    if overload & 1:
+        read_options(file, options)
+        file = b""
+    if overload & 2:
+        read_options(name, options)
     return {
         "xid": struct.unpack("!I", message[4:8])[0],
         "mac": message[28:34],
         "address": socket.inet_ntoa(message[16:20]),
         "next_server": socket.inet_ntoa(message[20:24]),
-        "boot_file": message[108:236].split(b"\0")[0].decode("ascii", "replace"),
+        "boot_file": printable(file.split(b"\0")[0]),
         "options": options,
     }
+
+
+def message_type(reply):
+    """The type of a reply of `parse` (int), 0 without one."""
+    return int.from_bytes(reply["options"].get(MESSAGE_TYPE, b"")[:1], "big")
 
 
 def addresses(value):
@@ -85,7 +110,7 @@ def describe(reply):
         "lease_time": int.from_bytes(options.get(LEASE_TIME, b""), "big"),
         "routers": addresses(options.get(ROUTER, b"")),
         "dns": addresses(options.get(DNS, b"")),
-        "domain": options.get(DOMAIN, b"").rstrip(b"\0").decode("ascii", "replace"),
+        "domain": printable(options.get(DOMAIN, b"").rstrip(b"\0")),
     }
 
 
@@ -114,8 +139,15 @@ class Conversation:
         """Broadcast one message of type `kind`."""
         self.socket.sendto(build(kind, self.mac, self.xid, options), ("255.255.255.255", SERVER_PORT))
 
+    def concerns(self, reply):
+        """Whether a reply of `parse` is one to this conversation."""
+        return (reply["xid"], reply["mac"]) == (self.xid, self.mac)
+
     def replies(self, kinds, timeout):
-        """Yield replies (see `parse`) of the message types `kinds` to this conversation for `timeout` seconds."""
+        """Yield replies (see `parse`) of the message types `kinds` to this conversation for `timeout` seconds.
+
+        One that does not say which server it is from is none (RFC 2131 table 3).
+        """
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             self.socket.settimeout(left)
@@ -123,7 +155,7 @@ class Conversation:
                 reply = parse(self.socket.recv(4096))
             except TimeoutError:
                 return
-            if reply and (reply["xid"], reply["mac"]) == (self.xid, self.mac) and reply["options"].get(MESSAGE_TYPE, b"\0")[0] in kinds:
+            if reply and self.concerns(reply) and message_type(reply) in kinds and len(reply["options"].get(SERVER_ID, b"")) == 4:
                 yield reply
 
     def discover(self, timeout, again=2.0, options=()):

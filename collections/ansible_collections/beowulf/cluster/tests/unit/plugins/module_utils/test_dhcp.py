@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import random
 import socket
 import struct
 
@@ -77,3 +79,76 @@ def test_strangers_have_locally_administered_unicast_addresses():
 def test_a_bad_mac_is_refused(text):
     with pytest.raises(ValueError):  # noqa: PT011  # of bytes.fromhex or ours
         dhcp.parse_mac(text)
+
+
+MAC = b"\x02abcde"
+
+
+@pytest.mark.parametrize(
+    "options", [bytes((53, 0, 255)), b"", bytes((53,)), bytes((53, 1)), bytes((53, 1, 2, 54, 0, 255)), bytes((53, 1, 2))]
+)
+def test_an_offer_that_does_not_say_from_which_server_is_none(options):
+    assert list(heard([reply(MAC, 7, "10.77.0.200", options)])) == []
+
+
+def test_options_go_on_in_the_fields_of_names():
+    message = bytearray(reply(MAC, 7, "10.77.0.200", bytes((53, 1, 2, 52, 1, 3, 255))))
+    message[44:50], message[108:115] = bytes((54, 4, 10, 77, 0, 9)), bytes((6, 4, 10, 77, 0, 9, 255))
+    told = dhcp.describe(dhcp.parse(bytes(message)))
+    assert (told["server"], told["dns"], dhcp.parse(bytes(message))["boot_file"]) == ("10.77.0.9", ["10.77.0.9"], "")
+
+
+def test_what_a_server_writes_is_shown_without_control_characters():
+    evil = b"\x1b]0;mine\x07\r\n\xff\x9b"
+    message = bytearray(reply(MAC, 7, "10.77.0.200", bytes((53, 1, 2, 15, len(evil))) + evil + b"\xff"))
+    message[108 : 108 + len(evil)] = evil
+    parsed = dhcp.parse(bytes(message))
+    assert dhcp.describe(parsed)["domain"] == parsed["boot_file"] == "?]0;mine?????"
+
+
+def heard(messages):
+    """What a conversation that waits for offers makes of these messages."""
+    client = object.__new__(dhcp.Conversation)  # without a socket, which only root may open
+    client.mac, client.xid, waiting = MAC, 7, iter(messages)
+
+    class Wire:
+        def settimeout(self, seconds):
+            assert seconds > 0
+
+        def recv(self, size):
+            try:
+                return next(waiting)[:size]
+            except StopIteration:
+                raise TimeoutError from None
+
+    client.socket = Wire()
+    return client.replies({dhcp.OFFER}, 60)
+
+
+def strange(chance):
+    """A message (bytes) of a stranger who knows what an offer to us looks like, and spoils it."""
+    kinds = (b"", b"\x02", b"\x02", b"\x02\x02", b"\xff")
+    codes = (0, 1, 3, 6, 12, 15, 50, 51, 52, 53, 54, 255, chance.randrange(256))
+    options = bytes((53, len(value := chance.choice(kinds)))) + value + chance.choice((b"", bytes((54, 4, 10, 77, 0, 9))))
+    for _ in range(chance.randrange(12)):
+        value = chance.randbytes(chance.choice((0, 1, 3, 4, 8, 255)))
+        options += bytes((chance.choice(codes), chance.choice((len(value), len(value), 0, 255)))) + value
+    message = bytearray(reply(MAC, 7, "10.77.0.200", options))
+    for _ in range(chance.choice((0, 0, 3))):
+        message[chance.randrange(len(message))] = chance.randrange(256)
+    message[44:236] = chance.choice((bytes(192), chance.randbytes(192)))
+    return bytes(message)[: chance.choice((len(message), len(message), chance.randrange(len(message) + 1)))]
+
+
+def test_nothing_that_a_stranger_sends_is_an_error():
+    chance = random.Random(2131)
+    messages = [strange(chance) for _ in range(20000)] + [chance.randbytes(chance.randrange(600)) for _ in range(2000)]
+    parsed = [one for one in map(dhcp.parse, messages) if one]
+    told = [dhcp.describe(one) for one in parsed]
+    assert len(parsed) > 5000
+    offers = list(heard(messages))
+    assert len(offers) > 500
+    assert all(len(offer["options"][dhcp.SERVER_ID]) == 4 for offer in offers)
+    assert all(
+        json.dumps(one).isascii() and (one["domain"] + offer["boot_file"]).isprintable() for one, offer in zip(told, parsed, strict=True)
+    )

@@ -1,0 +1,172 @@
+#!/usr/bin/python3
+"""Look after this DHCP server's place in its pair: dhcp-pair FILE SOCKET PARTNER-URL TLS-FOLDER PATIENCE FIRST LAST.
+
+Kea ends the work of a pair for good when the clocks of the two are more than a minute apart, or when one has refused ten leases of the
+other: both are `terminated`, the primary goes on alone and tells the standby nothing. Only new processes begin anew (ha-reset does not: a
+process keeps the difference that it saw). Here each server starts its own process anew when the clocks are near each other again:
+
+- the standby first, which serves nobody meanwhile; then it is `waiting`, and serves nobody until the other one has begun anew, too;
+- the primary as soon as the standby waits. So both never serve at once, and each reads the other's leases before it serves.
+
+Not more often than every HOLD seconds, lest a clock that jumps back and forth keeps the two starting. A standby whose partner is silent
+waits PATIENCE seconds, the lifetime of the leases that it was not told of, and then goes on alone: else nobody would serve.
+
+FILE gets JSON: {"looked": seconds since 1970, "problem": why it could not look, or "", "state": of this server, "role": primary or standby,
+"partner": null when silent, or {"state": ..., "clock": seconds that its clock is ahead},
+"waits": what a terminated server waits for, or "",
+"pool": {"total": addresses from FIRST to LAST, "leased": ..., "declined": ...}; and in seconds of the machine's own clock, or null:
+"begun": when this last started Kea anew, "silent": since when the partner is}
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http.client
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import sys
+import time
+import urllib.request
+
+LIMIT = 3
+"""Seconds for an answer."""
+HOLD = 300
+CLOCK = 30
+"""Seconds that the clocks may be apart: Kea warns from there on, and ends the pair at twice as many (compiled in)."""
+ANEW = 75
+"""The exit status that Kea is told: one that systemd takes for a failure, so that it starts Kea again."""
+STATES = {
+    "backup", "communication-recovery", "hot-standby", "in-maintenance", "load-balancing", "partner-down", "partner-in-maintenance",
+    "passive-backup", "ready", "syncing", "terminated", "unavailable", "waiting",
+}  # fmt: skip
+ANSWERED = (0, 3)
+"""Kea's results: done, and done without finding any."""
+LEASED, DECLINED = 0, 1
+"""Kea's states of a lease."""
+NOTICE, ERROR = "<5>", "<3>"
+"""Priorities of a line for the journal (sd-daemon(3))."""
+
+
+def kea(path: str, command: str, **arguments: int) -> dict:
+    """Give Kea a command on its control socket; return what it answers. Raises OSError or ValueError when it does not."""
+    with socket.socket(socket.AF_UNIX) as one:
+        one.settimeout(LIMIT)
+        one.connect(path)
+        one.sendall(json.dumps({"command": command, "arguments": arguments} if arguments else {"command": command}).encode())
+        one.shutdown(socket.SHUT_WR)
+        answer = json.loads(b"".join(iter(lambda: one.recv(65536), b"")))
+    if answer["result"] not in ANSWERED:
+        raise ValueError(f"Kea refuses {command}: {answer.get('text')}")
+    return answer.get("arguments", {})
+
+
+def told(answer: dict) -> tuple[str, float]:
+    """A server's answer to ha-heartbeat -> its state and its clock (s since 1970). Raises ValueError when it is none."""
+    try:
+        state, clock = answer["state"], email.utils.parsedate_to_datetime(answer["date-time"]).timestamp()
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no answer to ha-heartbeat: {error}") from None
+    if state not in STATES:
+        raise ValueError("no answer to ha-heartbeat: a state that there is not")
+    return state, clock
+
+
+def partner(url: str, folder: str) -> tuple[str, float] | None:
+    """Ask the other server, as Kea itself does, for its state and its clock; None when it does not answer."""
+    context = None
+    try:
+        if folder:
+            context = ssl.create_default_context(cafile=f"{folder}/root.crt")
+            context.load_cert_chain(f"{folder}/node.crt", f"{folder}/node.key")
+        caller = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
+        question = urllib.request.Request(url, b'{"command": "ha-heartbeat", "service": ["dhcp4"]}', {"Content-Type": "application/json"})
+        with caller.open(question, timeout=LIMIT) as answer:
+            return told(json.loads(answer.read(65536))[0]["arguments"])
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException):
+        return None
+
+
+def pool(leases: list[dict], first: str, last: str, now: float) -> dict[str, int]:
+    """Kea's leases -> the addresses from first to last: how many there are, are leased, and are declined.
+
+    Counted here, since Kea's own statistics count the reserved addresses to the pool after a restart.
+    """
+    ends = int(ipaddress.IPv4Address(first)), int(ipaddress.IPv4Address(last))
+    states = [
+        one["state"]
+        for one in leases
+        if ends[0] <= int(ipaddress.IPv4Address(one["ip-address"])) <= ends[1] and one["cltt"] + one["valid-lft"] > now
+    ]
+    return {"total": ends[1] - ends[0] + 1, "leased": states.count(LEASED), "declined": states.count(DECLINED)}
+
+
+def waits_for(own: dict, now: float, patience: float) -> str:
+    """What a terminated server waits for before it begins anew: "" for nothing.
+
+    own: "role", "partner", "begun" and "silent", as in the file; now: the machine's own clock.
+    """
+    other = own["partner"]
+    if other is None and own["role"] == "primary":
+        return "the other server, which does not answer"  # it serves alone until then
+    if other is None and now - own["silent"] < patience:
+        return "the leases to end that the other server gave, which does not answer"
+    if other and abs(other["clock"]) > CLOCK:
+        return f"the clocks to agree: that of the other server is {other['clock']:+.0f} s off"
+    if other and other["state"] == "waiting":
+        return ""  # nobody else serves, and it began anew no more often than it may
+    if other and own["role"] == "primary" and other["state"] == "terminated":
+        return "the standby to begin anew"
+    return f"the {HOLD} s between two starts" if own["begun"] is not None and 0 <= now - own["begun"] < HOLD else ""
+
+
+def look(path: str, url: str, folder: str, first: str, last: str) -> dict:
+    """Ask both servers; return what the file tells of them. Raises OSError or ValueError when this one does not answer."""
+    role = kea(path, "status-get")["high-availability"][0]["ha-servers"]["local"]["role"]
+    state, clock = told(kea(path, "ha-heartbeat"))
+    # By the clocks of the two processes, which is what they themselves go by.
+    other = partner(url, folder)
+    leases = kea(path, "lease4-get-all").get("leases", [])
+    return {
+        "role": role,
+        "state": state,
+        "partner": {"state": other[0], "clock": round(other[1] - clock)} if other else None,
+        "pool": pool(leases, first, last, clock),
+    }
+
+
+def before(file: str) -> dict:
+    """What the last look wrote to a file, as far as it can be read."""
+    try:
+        with open(file, encoding="ascii") as one:
+            return dict(json.load(one))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def main(file: str, path: str, url: str, folder: str, patience: str, first: str, last: str) -> int:
+    """Look once, and begin anew if it is time to; return the exit status."""
+    old, now = before(file), time.monotonic()
+    state = {"looked": time.time(), "problem": "", "waits": "", "begun": old.get("begun"), "silent": old.get("silent")}
+    try:
+        state |= look(path, url, folder, first, last)
+        state["silent"] = None if state["partner"] else state["silent"] or now
+        if state["state"] == "terminated":
+            state["waits"] = waits_for(state, now, float(patience))
+            if not state["waits"]:
+                print(f"{NOTICE}the pair has ended its work, and can go on: Kea is started anew", file=sys.stderr)
+                state["begun"] = now
+                kea(path, "shutdown", **{"exit-value": ANEW})
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        state["problem"] = f"Kea does not answer: {error}"
+        print(f"{ERROR}{state['problem']}", file=sys.stderr)
+    with open(f"{file}.new", "w", encoding="ascii") as one:
+        json.dump(state, one)
+    os.replace(f"{file}.new", file)
+    return 1 if state["problem"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
