@@ -1,12 +1,14 @@
 """The name servers change places: the secondary becomes the primary by one edit of the rack file and one deploy."""
 
 import contextlib
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
+from beowulf import deploy
 from beowulf.drill import Figure, Lab, drill, unnoticed
 from beowulf.errors import Failure
 from beowulf.process import tool
@@ -105,4 +107,52 @@ def promote_survivor(lab: Lab):
         site(lab, lab.cluster.path)
     yield Figure("promoted", float(role == "primary"), 1, unit="", least=True)
     yield Figure("serials that went backwards", sum(not before[node] < after[node] for node in lab.pair), 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+
+
+def dynamic(lab: Lab, names: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
+    """Return what both servers have of the zone that the DHCP servers write: its serial (0 for none), and which of some names."""
+    zone, found = f"dyn.{lab.domain}", {}
+    for node in lab.pair:
+        words = lab.run(node, f"dig +short +norecurse +time=1 +tries=1 @127.0.0.1 {zone} SOA", check=False).split()
+        known = [name for name in names if lab.run(node, f"dig +short +norecurse @127.0.0.1 {name}.{zone}", check=False)]
+        found[node] = (int(words[2]) if len(words) > 2 else 0, known)
+    return found
+
+
+@drill("DNS, a primary that begins anew")
+def rebuild_primary(lab: Lab):
+    """The primary name server loses the zones that the DHCP servers write, and then serves them with older serials; a deploy mends both"""
+    first = lab.variables["rack_dns_primary"]["name"]
+    zone, names = f"dyn.{lab.domain}", ["before", "meanwhile"]
+    command = [tool("ansible-playbook"), "-i", str(lab.cluster.path), "playbooks/site.yml", "--limit=lanservices", "--tags=dns"]
+    update = f"printf 'server 127.0.0.1\\nzone {zone}\\nupdate %s\\nsend\\n' | nsupdate -k /etc/bind/update.key"
+    broken = [
+        "rm -f *.dynamic*",
+        f"rm -f {zone}.dynamic.jnl && install -o bind -g bind dynamic.begin {zone}.dynamic && echo meanwhile A 192.0.2.2 >>{zone}.dynamic",
+    ]
+    # What repairs zones at the start of BIND would have done so before the deploy.
+    unrepaired = "systemctl disable dns-zones && systemctl stop named && cd /var/lib/bind && {} && systemctl start named"
+    seen, differed, failed = [], 0, 0
+    lab.run(first, update % f"add before.{zone} 60 A 192.0.2.1")
+    try:
+        lab.until(lambda: all(known == names[:1] for _serial, known in dynamic(lab, names).values()), 20, "both servers have the name")
+        with lab.watching(lab.looks_up()) as watch:
+            for wanted, harm in zip((names[:1], names), broken, strict=True):
+                seen.append(max(serial for serial, _known in dynamic(lab, names).values()))
+                lab.run(first, unrepaired.format(harm))
+                differed += len({serial for serial, _known in dynamic(lab, names).values()}) > 1
+                code, _summary = lab.play(command)
+                found = dynamic(lab, names)
+                alike = len({serial for serial, _known in found.values()}) == 1
+                failed += code != 0 or not alike or any(known != wanted for _serial, known in found.values())
+        seen.append(found[first][0])
+        _code, summary = lab.play(command)
+    finally:
+        for name in names:
+            lab.run(first, update % f"delete {name}.{zone} A", check=False)
+    yield Figure("times that the servers differed before the deploy", differed, 2, unit="", least=True)
+    yield Figure("times that they differed after it, or a name was lost", failed, 0, unit="")
+    yield Figure("serials that went backwards", sum(after <= before for before, after in itertools.pairwise(seen)), 0, unit="")
+    yield Figure("changes by one more deploy", deploy.counts(summary)["changed"], 0, unit="")
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")

@@ -1,5 +1,6 @@
 """The floating address is on exactly one LAN server, and leaves one that cannot hold it."""
 
+import shlex
 import time
 
 import pytest
@@ -67,3 +68,37 @@ def test_leaves_a_holder_whose_name_server_answers_without_its_zones(rack, node,
     eventually(lambda: node(first).check_output(question) != "", 10)
     time.sleep(5)
     assert holders(rack, node) == [other]
+
+
+UNABLE = {
+    "missing": "true",
+    "empty": "install -m 755 /dev/null {program}",
+    "not executable": "install -m 644 {program}.aside {program}",
+    "hanging": "printf '%s\\n' '#!/bin/sh' 'sleep 100' >{program}; chmod 755 {program}",
+}
+
+
+@pytest.mark.usefixtures("host")
+@pytest.mark.parametrize("how", UNABLE)
+def test_leaves_a_holder_that_cannot_find_out_how_it_is(rack, node, eventually, how):
+    """A check that cannot be run is a check that failed, also for a keepalived that is started without it."""
+    (first,) = holders(rack, node)
+    other = next(server["name"] for server in rack["rack_lanservices"] if server["name"] != first)
+    line = node(first).check_output("sudo sed -n 's/^ *script \"\\(.*\\)\"$/\\1/p' /etc/keepalived/keepalived.conf")
+    # What the check consists of, besides the shell that everything needs.
+    own = [word for word in shlex.split(line) if word.startswith("/") and word != "/bin/sh"]
+    for program in own or [node(first).check_output("readlink -f /usr/bin/dig")]:
+        node(first).check_output(f"sudo mv {program} {program}.aside")
+        try:
+            node(first).check_output("sudo sh -c %s", UNABLE[how].format(program=program) + "; systemctl stop named")
+            eventually(lambda: holders(rack, node) == [other], 10)
+            node(first).check_output("sudo systemctl restart keepalived")
+            node(other).check_output("sudo systemctl stop keepalived")
+            # Nobody else is there, and still it does not take it: its start-up delay, an election, two checks.
+            time.sleep(9)
+            assert holders(rack, node) == []
+        finally:
+            node(first).check_output(f"sudo mv {program}.aside {program}")
+            node(first).check_output("sudo systemctl start named && sudo systemctl restart keepalived")
+            node(other).check_output("sudo systemctl start keepalived")
+        eventually(lambda: len(holders(rack, node)) == 1, 15)
