@@ -159,6 +159,84 @@ def test_a_key_that_was_signed_once_stays_known_when_the_node_is_made_anew(autho
     assert len(keys) == len(list(folder.glob("host-gamma.pub*"))) == 3
 
 
+def fifo(authority: Authority) -> None:
+    (authority.folder / "key.gamma").unlink()
+    os.mkfifo(authority.folder / "key.gamma")
+
+
+def zero(authority: Authority) -> None:
+    (authority.folder / "key.gamma").unlink()
+    (authority.folder / "key.gamma").symlink_to("/dev/zero")
+
+
+def theirs(authority: Authority) -> None:
+    shutil.copy2(authority.folder / "key.psi", authority.folder / "key.gamma")
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [(fifo, "is no regular file"), (zero, "is no regular file"), (theirs, "the key is that of host-psi already")],
+    ids=["fifo", "endless", "another node's"],
+)
+def test_a_node_with_a_bad_key_is_left_out_and_named_and_the_others_are_signed(authority, plant, why):
+    before = {path.name: path.read_bytes() for path in (authority.ca / "certificates").glob("host-gamma*")}
+    psi = (authority.ca / "certificates" / "host-psi-cert.pub").read_bytes()
+    numbers = [subprocess.run(["ssh-keygen", "-L", "-f", str(path)], capture_output=True, text=True, check=True).stdout.partition("Serial: ")[2]
+               for path in (authority.ca / "certificates").glob("*-cert.pub")]  # fmt: skip
+    plant(authority)
+    # There is something to be signed for both.
+    result = authority.run(ca_revoked=[f"serial: {number.split()[0]}" for number in numbers])
+    said = " ".join(result.stdout.split())
+    assert result.returncode, said
+    assert f"host-gamma: {why}" in said or f"host-gamma: the file of the key {why}" in said
+    assert re.search(r"\bpsi *: .*failed=0 ", result.stdout), said
+    assert re.search(r"\bgamma *: .*failed=1 ", result.stdout), said
+    assert (authority.ca / "certificates" / "host-psi-cert.pub").read_bytes() != psi
+    assert {path.name: path.read_bytes() for path in (authority.ca / "certificates").glob("host-gamma*")} == before
+
+
+def test_what_lies_beside_a_key_and_what_was_kept_once_stops_nobody(authority):
+    """An empty public key, as a power cut leaves it; what an older version kept of a node, that is gone or not."""
+    (authority.folder / "key.gamma.pub").write_text("")
+    for name in ("mpi@gone.pub", "host-gone.pub"):
+        (authority.ca / "certificates" / name).write_text("{{ planted }}\x1b[2J\n")
+    authority.works()
+    assert "changed=0" in authority.works()
+    assert authority.signer("gamma") == "1"
+
+
+def test_a_mistake_is_taken_off_the_list_for_everyone_and_stays_off(authority):
+    """Also when a controller comes that has it on its list still; and it can be revoked again."""
+    shown = ["ssh-keygen", "-Q", "-l", "-f", str(authority.controller / "revoked.krl")]
+
+    def revoked() -> bool:
+        return "id: ada" in subprocess.run(shown, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    authority.works(ca_revoked=["id: ada", "serial: 17"])
+    old = {name: (authority.controller / name).read_bytes() for name in ("revoked", "revoked.krl")}
+    assert revoked()
+    authority.works(ca_taken_off=["id: ada"])
+    assert not revoked()
+    assert set(old["revoked"].splitlines()) < set((authority.controller / "revoked").read_bytes().splitlines()), (
+        "nodes take a list that grows"
+    )
+    for name, content in old.items():
+        (authority.controller / name).write_bytes(content)
+    authority.works()
+    assert not revoked()
+    assert "changed=0" in authority.works()
+    authority.works(ca_revoked=["id: ada"])
+    assert revoked()
+
+
+def test_a_revocation_is_whole_or_is_none(authority):
+    before = {path: path.read_bytes() for path in (authority.ca / "revoked", authority.ca / "public" / "revoked.krl")}
+    # Lines that ssh-keygen does not take, and those that are none.
+    for line in ("key: ssh-ed25519 AAAA", "id: {x}"):
+        assert authority.run(REVOKE, ca_revoked=["id: ada", line, "serial: 17"]).returncode
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_rotation_goes_on_where_it_was_interrupted_and_waits_for_everyone(authority):
     # Until the step was taken the old key signs, and both are trusted: a node that does not come along keeps it from being taken.
     refused = authority.run(PLAYBOOK + TURN + PLAYBOOK, limit="psi", ca_rotation="begin")

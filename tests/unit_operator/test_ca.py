@@ -13,7 +13,7 @@ import yaml
 from beowulf import ca, deploy, lock
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
-from beowulf.process import ROOT
+from beowulf.process import ROOT, environment, output, tool
 
 
 class Untrusted(yaml.SafeLoader):
@@ -584,3 +584,35 @@ def test_a_controller_with_the_name_of_a_node_is_refused(cluster, monkeypatch):
     assert not ca.own_certificate(cluster).exists()
     cluster.rack.nodes["gamma"].address = "127.0.0.1"
     assert ca.refresh(cluster), "it is that node"
+
+
+def test_what_is_told_to_ansible_is_never_a_template(cluster, authority, playbooks, monkeypatch, tmp_path):
+    """As Ansible itself reads it: variables of its command line are templates otherwise."""
+    planted, said = "{{ lookup('pipe', 'touch " + str(tmp_path / "owned") + "') }}", []
+
+    def run(command, _task):
+        [option] = [word for word in command if word.startswith("--extra-vars")]
+        ask = [
+            tool("ansible"),
+            "localhost",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-m",
+            "ansible.builtin.debug",
+            "-a",
+            "var=ca_revoked",
+            option,
+        ]
+        env = environment(
+            ANSIBLE_INVENTORY_ENABLED="ansible.builtin.host_list", ANSIBLE_CALLBACKS_ENABLED="", ANSIBLE_CACHE_PLUGIN="memory"
+        )
+        said.append(output(ask, env=env))
+        return 0, {}
+
+    monkeypatch.setattr(deploy, "run_playbooks", run)
+    ca.change_list(cluster, "ca.revoke", [], ca_revoked=[planted, "id: \x1b[2J\n\"'"])
+    assert said[0].returncode == 0, said[0].stdout + said[0].stderr
+    assert planted in said[0].stdout
+    assert not (tmp_path / "owned").exists()

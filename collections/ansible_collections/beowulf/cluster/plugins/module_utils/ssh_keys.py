@@ -48,10 +48,12 @@ def read_regular(path: str) -> bytes | None:
         return None
     except OSError as error:  # a link, or a socket
         raise UnfitError("irregular") from error
-    with os.fdopen(number, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise UnfitError("irregular")
-        content = file.read(LIMIT + 1)
+        content = os.read(number, LIMIT + 1)
+    finally:
+        os.close(number)
     if len(content) > LIMIT:
         raise UnfitError("large")
     return content
