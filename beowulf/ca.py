@@ -56,8 +56,8 @@ done
 for one in ssh/user_ca.*.pub; do test ! -e "$one" || echo "key $one $(ssh-keygen -l -f "$one")"; done
 echo "generations $(cat ssh/generations.json)"
 """
-# Every key that was signed for anyone: that of today, and those that were put aside (NAME.pub.…~), since when nothing is signed for them: the
-# last certificate has ended after as long as one lasts. What is in the files is not believed: a line of printable signs is shown of each.
+# Every key that was signed for anyone: that of today, and those that were put aside (NAME.pub.…~), since when nothing is signed for them:
+# the last certificate has ended after as long as one lasts. What is in a file is not believed: of each, a line of printable signs is shown.
 LIST_KEYS = f"""cd {FOLDER}/certificates || exit 1
 for one in *.pub*; do
   case $one in *-cert.pub*) continue ;; esac
@@ -73,12 +73,12 @@ for one in *.pub*; do
 done
 """
 PUBLIC_KEY = re.compile(r"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI[A-Za-z0-9+/]{43}")
-"""A public key of Ed25519, without a comment: all that is ever signed for a node, and that comes from the authority's files to a command."""
+"""A public key of Ed25519, without a comment: all that is signed for a node, and that comes from the authority's files to a command."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of the authority with a key: for which name it was signed, whether it is the one of today, how it stands, and what is in it."""
+    """A file of the authority with a key: for which name it was signed, whether it is the one of today, how it stands, what is in it."""
 
     name: str
     today: bool

@@ -66,8 +66,8 @@ def spelled_out(text: str, values: dict, depth: int = 8) -> str:
     return found if found == text or not depth else spelled_out(found, values, depth - 1)
 
 
-READS_ONLY = {"assert", "debug", "fail", "find", "include_role", "import_role", "include_tasks", "import_tasks", "import_playbook", "set_fact",
-              "set_stats", "stat", "user"}  # fmt: skip
+HARMLESS = {"assert", "debug", "fail", "find", "include_role", "import_role", "include_tasks", "import_tasks", "import_playbook",
+            "set_fact", "set_stats", "stat", "user"}  # fmt: skip
 # The controller's user on the deployer may do anything there by sudo, and so may who is in for it: it is root by another name.
 PRIVILEGED = r"schedule_home|/home/(\{\{ *)?rack_ssh_user"
 
@@ -84,7 +84,7 @@ def test_no_task_acts_as_root_below_the_home_of_an_account_that_has_no_rights():
         for task in tasks_in(yaml.safe_load(path.read_text(encoding="utf-8")), {}):
             module = next((key for key in task if key.count(".") >= 2), "")
             # Who is nobody but the account, or this machine's user, does no harm there.
-            if module.rpartition(".")[2] in READS_ONLY or task.get("become") is False or "become_user" in task:
+            if module.rpartition(".")[2] in HARMLESS or task.get("become") is False or "become_user" in task:
                 continue
             looked_at += 1
             said = spelled_out(yaml.safe_dump([task.get(module), task.get("loop")], width=10_000), values | task["vars"])

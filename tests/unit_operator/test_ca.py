@@ -606,7 +606,9 @@ def test_what_is_told_to_ansible_is_never_a_template(cluster, authority, playboo
             option,
         ]
         env = environment(
-            ANSIBLE_INVENTORY_ENABLED="ansible.builtin.host_list", ANSIBLE_CALLBACKS_ENABLED="", ANSIBLE_CACHE_PLUGIN="memory"
+            ANSIBLE_INVENTORY_ENABLED="ansible.builtin.host_list",
+            ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
+            ANSIBLE_CACHE_PLUGIN="memory",
         )
         said.append(output(ask, env=env))
         return 0, {}

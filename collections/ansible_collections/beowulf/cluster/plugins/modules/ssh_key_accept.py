@@ -213,9 +213,7 @@ def main():
     for one in module.params["controllers"]:
         name, key = one["name"], one["public_key"]
         if not (ssh_keys.NAME.fullmatch(name) and ssh_keys.PUBLIC_KEY.fullmatch(key)):
-            refused[name] = [
-                f"{name!r}: this controller's name, or its public key, cannot be certified: a key of Ed25519 can."
-            ]
+            refused[name] = [f"{name!r}: this controller's name, or its public key, cannot be certified: a key of Ed25519 can."]
         elif name in owners and kept.get(name, key) != key:
             refused[name] = [f"{name}: {owners[name]} has the certificate of that name; give this controller another host name."]
         else:

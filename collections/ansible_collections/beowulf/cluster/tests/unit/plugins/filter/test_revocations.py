@@ -48,7 +48,17 @@ def test_lists_of_different_age_come_to_the_same_whatever_comes_first():
 
 @pytest.mark.parametrize(
     "line",
-    ["", "ada", "id: {{ 1 }}", "id: ada\nid: bob", "key: x\x1b[2J", "# taken off 9: id: ada", "id: ada\n", "include: /etc/shadow", "id:  a"],
+    [
+        "",
+        "ada",
+        "id: {{ 1 }}",
+        "id: ada\nid: bob",
+        "key: x\x1b[2J",
+        "# taken off 9: id: ada",
+        "id: ada\n",
+        "include: /etc/shadow",
+        "id:  a",
+    ],
 )
 def test_what_is_no_line_changes_nothing(line):
     for words in ({"revoke": ["id: bob", line]}, {"take_off": [line]}):
