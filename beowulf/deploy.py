@@ -42,10 +42,40 @@ def strategy() -> dict[str, str]:
     return {"ANSIBLE_STRATEGY": "beowulf.cluster.mitogen_linear", "ANSIBLE_DEPRECATION_WARNINGS": "false"}
 
 
-def run_playbooks(command: Sequence[str], task: str, quiet: bool = False) -> tuple[int, dict[str, Any] | None]:
-    """Run ansible-playbook with progress, unless quiet, and recording; return its exit code and, if it came that far, its summary."""
+def plain(value: Any) -> Any:
+    """Return a value as JSON in which Ansible takes no string for a template, however deep it is in lists and mappings.
+
+    (That is how Ansible's own encoder writes what `!unsafe` is in YAML; in YAML a text like `3` or `no` would not stay one.)
+    """
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return {"__ansible_unsafe": value} if isinstance(value, str) else value
+
+
+def write_variables(path: Path, variables: Mapping[str, Any]) -> str:
+    """Write extra variables into a new file that nobody else may read; return the option of ansible-playbook that names it.
+
+    What stands in the option itself is a template for Ansible, which may run commands here, and is shown to everyone who lists
+    the processes of this machine.
+    """
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(json.dumps(plain(variables)), encoding="utf-8")
+    return f"--extra-vars=@{path}"
+
+
+def run_playbooks(
+    command: Sequence[str], task: str, quiet: bool = False, variables: Mapping[str, Any] | None = None
+) -> tuple[int, dict[str, Any] | None]:
+    """Run ansible-playbook with progress, unless quiet, and recording; return its exit code and, if it came that far, its summary.
+
+    `variables` are extra variables: plain values, in which Ansible sees no template.
+    """
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         summary, told = Path(folder) / "summary.json", Path(folder) / "recorded.json"
+        if variables:
+            command = [*command, write_variables(Path(folder) / "variables.json", variables)]
         env = environment(
             ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress",
             BEOWULF_PROGRESS_SUMMARY=str(summary),

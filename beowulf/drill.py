@@ -277,12 +277,12 @@ class Lab:
             raise Failure(f"the probe on {self.client} ended with {child.returncode}: {complaint.strip()[-500:]}")
         watch.samples = json.loads(shown)
 
-    def play(self, command: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+    def play(self, command: Sequence[str], variables: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any] | None]:
         """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as deploy.run_playbooks does."""
         from beowulf import deploy, lock
 
         with lock.changing(self.cluster, "drill"):
-            return deploy.run_playbooks(command, "drill", quiet=True)
+            return deploy.run_playbooks(command, "drill", quiet=True, variables=variables)
 
     # Streams of questions
 

@@ -7,10 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 INTERRUPTED = 130
@@ -87,15 +90,32 @@ def run(
 
 
 def output(
-    command: Sequence[str], timeout: float = 60, env: Mapping[str, str] | None = None, cwd: Path = ROOT
+    command: Sequence[str], timeout: float = 60, env: Mapping[str, str] | None = None, cwd: Path = ROOT, text: str = "", limit: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command and return what it said; a missing program or no end in time is a failure like any other."""
+    """Run a command, with `text` as its input, and return what it said.
+
+    A missing program, no end in time, and more than `limit` bytes are failures like any other: what is asked of a node that
+    somebody else has taken over may never end. (The limit is the kernel's, for the files that the command writes.)
+    """
+    bounded = ["prlimit", f"--fsize={limit}", "--", *command] if limit else list(command)
+    done = partial(subprocess.CompletedProcess, list(command))
     try:
-        return subprocess.run(
-            list(command), cwd=cwd, env=dict(env or environment()), capture_output=True, text=True,
-            timeout=timeout, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complained:
+            result = subprocess.run(
+                bounded, cwd=cwd, env=dict(env or environment()), stdout=said, stderr=complained, timeout=timeout, check=False,
+                input=text.encode(),
+            )  # fmt: skip
+            shown, complaint = (_read(one) for one in (said, complained))
     except OSError as error:
-        return subprocess.CompletedProcess(list(command), 127, "", f"{command[0]}: {error.strerror}")
+        return done(127, "", f"{command[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(list(command), 124, "", f"{command[0]}: no answer in {timeout:g} s")
+        return done(124, "", f"{command[0]}: no answer in {timeout:g} s")
+    if result.returncode == -signal.SIGXFSZ:
+        return done(125, "", f"{command[0]}: more than {limit} bytes")
+    return done(result.returncode, shown, complaint)
+
+
+def _read(file: BinaryIO) -> str:
+    """Return all that was written to a file."""
+    file.seek(0)
+    return file.read().decode(errors="replace")
