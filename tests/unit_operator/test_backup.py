@@ -23,9 +23,13 @@ NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def story(day=1, cluster="lab", archives=2):
-    names = [f"{cluster}-2026-02-{day + number:02}" for number in range(archives)]
-    return {"cluster": cluster, "archive": names[-1], "time": f"2026-02-{day:02}T03:30:00.000000Z", "original": 5e6, "added": 1200,
-            "repository": 3e6, "archives": names}  # fmt: skip
+    names = [archive(day + number, cluster) for number in range(archives)]
+    return {"cluster": cluster, "id": "e" * 64, "archive": names[-1], "time": f"2026-02-{day:02}T03:30:00.000000Z", "original": 5e6,
+            "added": 1200, "repository": 3e6, "before": 1, "archives": names}  # fmt: skip
+
+
+def archive(day, cluster="lab"):
+    return f"{cluster}-2026-02-{day:02}T03:30:00Z"
 
 
 def put(folder, told):
@@ -61,11 +65,11 @@ def test_the_paths_are_those_of_the_role():
      json.dumps(story() | {"archives": None})],
 )  # fmt: skip
 def test_what_is_no_complete_story_is_none(text):
-    assert backup.read_story(text) is None
+    assert backup.read_story(text, NOW) is None
 
 
 def test_a_complete_story_is_read_and_has_an_age():
-    told = backup.read_story(json.dumps(story(day=27)))
+    told = backup.read_story(json.dumps(story(day=27)), NOW)
     assert told == story(day=27)
     assert backup.age(told, NOW) == timedelta(days=2, hours=8, minutes=30).total_seconds()
 
@@ -113,7 +117,7 @@ def test_a_folder_is_that_of_a_key_or_the_copy_itself(lab, tmp_path):
         ("{tmp}/nothing", "", "neither a folder of this machine nor a node. The nodes: omega, psi"),
         ("{tmp}/other", "", "is of the cluster home, not of lab"),
         ("{tmp}/broken", "", "backup.json does not say what is there"),
-        ("{tmp}/good", "lab-1999", "has no archive 'lab-1999'. It has:\n  lab-2026-02-01\n  lab-2026-02-02"),
+        ("{tmp}/good", "lab-1999", f"has no archive 'lab-1999'. It has:\n  {archive(1)}\n  {archive(2)}"),
     ],
 )
 def test_what_cannot_be_restored_is_refused_before_a_node_is_touched(lab, tmp_path, monkeypatch, source, archive, words):
@@ -132,9 +136,9 @@ def runs(lab, monkeypatch):
     """What is run instead of Ansible: pairs of the task and the extra variables."""
     ran = []
 
-    def record(command, task):
-        extra = [word.removeprefix("--extra-vars=") for word in command if word.startswith("--extra-vars=")]
-        ran.append((task, json.loads(extra[0]) if extra else {}))
+    def record(command, task, variables=None):
+        assert not [word for word in command if word.startswith("--extra-vars")]
+        ran.append((task, variables))
         return 0, {"seconds": 1, "hosts": {}, "failures": []}
 
     monkeypatch.setattr(backup.deploy, "run_playbooks", record)
@@ -152,22 +156,22 @@ def test_a_restore_of_a_nodes_copy_leaves_this_machines_own_in_its_place(lab, mo
     backup.restore(lab)
     (task, said), after = runs
     assert (task, after[0]) == ("backup.restore", "deploy")
-    assert (said["backup_holder"], said["backup_archive"], said["backup_force"]) == ("beta", "lab-2026-02-06", False)
+    assert (said["backup_holder"], said["backup_archive"], said["backup_force"]) == ("beta", archive(6), False)
     assert said["backup_from"] != str(backup.relay(lab))
 
 
 def test_a_restore_of_a_folder_asks_no_node(lab, tmp_path, runs):
     put(tmp_path / "key" / "beowulf-lab", story())
-    backup.restore(lab, str(tmp_path / "key"), "lab-2026-02-01", force=True)
+    backup.restore(lab, str(tmp_path / "key"), archive(1), force=True)
     assert runs[0][1] == {"backup_from": str(tmp_path / "key" / "beowulf-lab"), "backup_holder": "",
-                          "backup_archive": "lab-2026-02-01", "backup_force": True}  # fmt: skip
+                          "backup_archive": archive(1), "backup_force": True}  # fmt: skip
 
 
 def test_nothing_is_set_up_around_a_restore_that_failed(lab, tmp_path, monkeypatch, runs):
     put(tmp_path / "key", story())
     failed = {"node": "psi", "state": "failed", "task": "t", "path": "p", "lines": ["the passphrase is wrong"]}
     summary = {"seconds": 1, "hosts": {"psi": {"failures": 1, "unreachable": 0, "changed": 0}}, "failures": [failed]}
-    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_: (2, summary))
+    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_, **__: (2, summary))
     with pytest.raises(Failure, match="the passphrase is wrong"):
         backup.restore(lab, str(tmp_path / "key"))
     assert runs == []
@@ -176,9 +180,9 @@ def test_nothing_is_set_up_around_a_restore_that_failed(lab, tmp_path, monkeypat
 def test_a_backup_goes_to_a_folder_that_is_there(lab, tmp_path, runs, capsys):
     put(backup.relay(lab), story())
     backup.create(lab, str(tmp_path))
-    assert runs == [("backup.create", {"backup_to": str(tmp_path / "beowulf-lab")})]
+    assert runs == [("backup.create", {"backup_to": str(tmp_path / "beowulf-lab"), "backup_force": False, "backup_before": 2})]
     shown = capsys.readouterr().out
-    assert "archive lab-2026-02-02: 5.0 MB, of which 1.2 kB are new" in shown
+    assert f"archive {archive(2)}: 5.0 MB, of which 1.2 kB are new" in shown
     assert f"psi, alpha, beta, {backup.relay(lab)}, {tmp_path / 'beowulf-lab'}" in shown
     with pytest.raises(Refusal, match="Is the medium mounted"):
         backup.create(lab, str(tmp_path / "nothing"))
@@ -188,7 +192,7 @@ def test_a_backup_goes_to_a_folder_that_is_there(lab, tmp_path, runs, capsys):
 def test_a_node_without_a_copy_is_told_from_a_backup_that_was_not_made(lab, monkeypatch, capsys, node, said):
     failed = {"node": node, "state": "unreachable", "task": "t", "path": "p", "lines": []}
     summary = {"seconds": 1, "hosts": {node: {"failures": 0, "unreachable": 1, "changed": 0}}, "failures": [failed]}
-    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_: (4, summary))
+    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_, **__: (4, summary))
     with pytest.raises(Failure):
         backup.create(lab)
     assert ("The backup itself was made" in capsys.readouterr().out) is said
@@ -202,7 +206,7 @@ def test_the_list_says_who_lacks_what(lab, monkeypatch, capsys):
     backup.listing(lab)
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "beta          no copy"
-    assert lines[-3:] == ["  lab-2026-02-01", "  lab-2026-02-02", "  lab-2026-02-03  (only psi)"]
+    assert lines[-3:] == [f"  {archive(1)}", f"  {archive(2)}", f"  {archive(3)}  (only psi)"]
 
 
 # The copy of a database
