@@ -1,7 +1,7 @@
 """Say whether a copy of the repository may take the place of the last one: run by whoever holds PLACE.
 
-admit-copy.py room PLACE BYTES PERCENT    Is so much of the file system left when as many bytes have come?
-admit-copy.py archives PLACE KEEP         Is all in PLACE.incoming that is worth keeping of PLACE? KEEP: {within, daily, weekly, monthly}, JSON.
+admit-copy.py room PLACE BYTES PERCENT  Is so much of the file system left when as many bytes have come?
+admit-copy.py archives PLACE KEEP       Has PLACE.incoming all that is worth keeping of PLACE? KEEP, JSON: {within, daily, weekly, monthly}
 
 Ends with 3 and a sentence, which PLACE.refused keeps with the time, when it may not; PLACE.incoming is gone then, and PLACE as it was.
 """
@@ -92,7 +92,8 @@ def refusal_of_archives(place: Path, keep: Mapping[str, Any]) -> str:
     if not gone and not another:
         return ""
     names = ", ".join(gone[-SHOWN:]) + (f" and {len(gone) - SHOWN} older ones" if len(gone) > SHOWN else "")
-    what = f"{len(gone)} archive{'' if len(gone) == 1 else 's'} of it would be lost: {names}" if gone else "nothing is known of what is in it"
+    count = f"{len(gone)} archive{'' if len(gone) == 1 else 's'}"
+    what = f"{count} of it would be lost: {names}" if gone else "nothing is known of what is in it"
     why = "the new one is of another repository" if another else "the new one does not go on from it"
     return f"The last copy stays in {place}: {why}, and {what}. `backup.create --force` lets the last copy go."
 
