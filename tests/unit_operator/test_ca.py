@@ -283,7 +283,7 @@ def playbooks(cluster, monkeypatch):
     ran = []
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", lambda command, _task, **_: ran.append(command) or (0, {}))
+    monkeypatch.setattr(deploy, "run_playbooks", lambda command, _task: ran.append(command) or (0, {}))
     monkeypatch.setattr(deploy, "conclude", lambda *_: None)
     return ran
 
