@@ -341,7 +341,7 @@ def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
 @task(
     help=CLUSTER
     | {
-        "what": "the name in a certificate, its serial number, or a node, for every key that was signed for it",
+        "what": "the name in a certificate, its serial number, a public key, or a node, for every key that was signed for it",
         "old": "of a node that was made anew only the keys that it had before: it goes on with those of today",
         "all": "of a node that was made anew also the keys of today: it is shut out until it is made anew once more",
     },
@@ -355,6 +355,15 @@ def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, 
     if old and all:
         raise Refusal("--old and --all: say one of them.")
     revoke(find(cluster), what, "old" if old else "all" if all else "")
+
+
+@task(help=CLUSTER | {"what": "what ca.revoke was told: a name, a serial number, a public key, or a node"}, positional=["what"])
+@plainly
+def ca_unrevoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
+    """Take off the list what was revoked by mistake; it is good again."""
+    from beowulf.ca import unrevoke
+
+    unrevoke(find(cluster), what)
 
 
 @task(help=CLUSTER)
@@ -511,7 +520,7 @@ ns = Collection(
     group("mpi", default=mpi, run=mpi, check=mpi_check),
     group("rack", check=rack_check, schema=rack_schema),
     group("lab", up=lab_up, down=lab_down, shell=lab_shell),
-    group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, renew=ca_renew, rotate=ca_rotate),
+    group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, unrevoke=ca_unrevoke, renew=ca_renew, rotate=ca_rotate),
     group("backup", create=backup_create, restore=backup_restore, list=backup_list),
     group("registry", fill=registry_fill),
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),

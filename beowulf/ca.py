@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
-import getpass
+import hashlib
 import json
+import os
+import pwd
 import re
 import secrets
 import shlex
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beowulf.cluster import COLLECTIONS, is_own
 from beowulf.errors import Failure, Refusal
 from beowulf.process import environment, output
 
@@ -51,17 +56,38 @@ done
 for one in ssh/user_ca.*.pub; do test ! -e "$one" || echo "key $one $(ssh-keygen -l -f "$one")"; done
 echo "generations $(cat ssh/generations.json)"
 """
-# Every key that was signed for a node: that of today, and those that sign.yml of roles/ca has put aside (NAME.pub.…~), since when
-# nothing is signed for them: the last certificate has ended after as long as one lasts.
+# Every key that was signed for anyone: that of today, and those that were put aside (NAME.pub.…~), since when nothing is signed for them:
+# the last certificate has ended after as long as one lasts. What is in a file is not believed: of each, a line of printable signs is shown.
 LIST_KEYS = f"""cd {FOLDER}/certificates || exit 1
-for one in host-NODE.pub* *@NODE.pub*; do
-  test -e "$one" || continue
-  ssh-keygen -Q -f ../public/revoked.krl "$one" >/dev/null 2>&1
-  test $? -eq 1 && state=revoked || state=good
+for one in *.pub*; do
+  case $one in *-cert.pub*) continue ;; esac
+  test -f "$one" || continue
+  line=$(head -c 200 "$one" | head -n 1 | LC_ALL=C tr -c '\\40-\\176\\n' '?')
+  state=good
+  if test "$(stat -c %s "$one")" -le 16384; then
+    ssh-keygen -Q -f ../public/revoked.krl "$one" >/dev/null 2>&1
+    test $? -ne 1 || state=revoked
+  fi
   test -z "$(find "$one" -name '*~' -cmin +MINUTES)" || state=ended
-  echo "$one $state $(cat "$one")"
+  echo "$one $state $line"
 done
 """
+PUBLIC_KEY = re.compile(r"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI[A-Za-z0-9+/]{43}")
+"""A public key of Ed25519, without a comment: all that is signed for a node, and that comes from the authority's files to a command."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of the authority with a key: for which name it was signed, whether it is the one of today, how it stands, what is in it."""
+
+    name: str
+    today: bool
+    state: str
+    text: str
+
+    def is_of(self, node: str) -> bool:
+        """Say whether it was signed for a node."""
+        return self.name == f"host-{node}" or self.name.endswith(f"@{node}")
 
 
 @dataclass(frozen=True)
@@ -84,8 +110,18 @@ def own_certificate(cluster: Cluster) -> Path:
 
 
 def own_name() -> str:
-    """Return the name in this controller's certificate."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    """Return the name in this controller's certificate, as certificate_of_controller of inventory/group_vars/all.yml says it, too."""
+    return f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}"
+
+
+def insist_on_own_name(cluster: Cluster) -> None:
+    """Refuse a controller with the host name of a node: it would be given certificates in that node's name, and be revoked with it."""
+    name = socket.gethostname()
+    if name in cluster.rack.nodes and not is_own(str(cluster.rack.nodes[name].address)):
+        raise Refusal(
+            f"This machine is called {name}, as a node of {cluster.name} is, so that its certificate would have the name of one of that "
+            "node's. Give this machine another name (hostnamectl hostname), or the node in the rack file."
+        )
 
 
 def validity(path: Path) -> tuple[float, float]:
@@ -178,11 +214,11 @@ def deliver(cluster: Cluster) -> bool:
 
 def is_revoked(cluster: Cluster, what: Path | str) -> bool:
     """Say whether this controller knows a name, or the certificate or key in a file, to be revoked."""
-    lines = cluster.state / "ca" / "revoked"
+    krl = str(cluster.state / "ca" / "revoked.krl")
     if isinstance(what, str):
-        return lines.is_file() and f"id: {what}" in lines.read_text(encoding="utf-8").splitlines()
+        return f"id: {what}" in output(["ssh-keygen", "-Q", "-l", "-f", krl], timeout=10).stdout.splitlines()
     # 1: it is revoked; 255: there is no such list, or no such file.
-    return output(["ssh-keygen", "-Q", "-f", f"{lines}.krl", str(what)], timeout=10).returncode == 1
+    return output(["ssh-keygen", "-Q", "-f", krl, str(what)], timeout=10).returncode == 1
 
 
 def refresh(cluster: Cluster) -> bool:
@@ -190,6 +226,7 @@ def refresh(cluster: Cluster) -> bool:
 
     Before the first deploy there is no authority, and the nodes take the key itself.
     """
+    insist_on_own_name(cluster)
     place = own_certificate(cluster)
     if not (cluster.state / "ca" / "user_ca").is_file():
         return False
@@ -248,8 +285,8 @@ def user(cluster: Cluster, name: str, hours: float, principals: str, key: str, t
 def summary(text: str) -> list[dict[str, str]]:
     """Take apart what `ssh-keygen -L` says of certificates.
 
-    Returns [{"place": file, "name", "type", "serial", "valid", "principals", "authority": fingerprint of the key that signed it}, …],
-    with "revoked" where LIST_RECORDS says so.
+    Returns [{"place": file, "name", "type", "serial", "valid", "principals", "key": fingerprint, "authority": fingerprint of the key that
+    signed it}, …], with "revoked" where LIST_RECORDS says so.
     """
     found: list[dict[str, str]] = []
     field = place = ""
@@ -259,6 +296,8 @@ def summary(text: str) -> list[dict[str, str]]:
             place = line[:-1]
         elif line.strip().startswith("Type:"):
             found.append({"place": place, "type": "host" if " host " in line else "user", "principals": ""})
+        elif word == "Public key":
+            found[-1]["key"] = value.split()[-1]
         elif word == "Signing CA":
             found[-1]["authority"] = value.split()[1]
         elif word == "Revoked":
@@ -350,17 +389,28 @@ def node_named(cluster: Cluster, name: str) -> str:
     return name.rpartition("@")[2] if "@" in name else name.removeprefix("host-")
 
 
-def revocation(cluster: Cluster, what: str, which: str = "") -> list[str]:
-    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, the keys of a node, or the name in a certificate.
+def revocation(cluster: Cluster, what: str, which: str = "", notes: list[str] | None = None) -> list[str]:
+    """Return the lines of a revocation list (ssh-keygen(1)) for a serial number, a public key, the keys of a node, or a certificate's name.
 
-    Of a node that was made anew `which` says whether `old` keys are meant, which it had before, or `all`. Raises Refusal without it.
+    Of a node that was made anew `which` says whether `old` keys are meant, which it had before, or `all`. Raises Refusal without it. Keys
+    that are not revoked with the others of the node are told in `notes`.
     """
+    notes = [] if notes is None else notes
     if what.isdecimal():
         if which:
             raise Refusal(f"{what} is a serial number, and --{which} is about the keys of a node.")
         if not 0 < int(what) < 2**64:
             raise Refusal(f"{what} is no serial number of a certificate: ./bootstrap ca.list shows them.")
         return [f"serial: {what}"]
+    if PUBLIC_KEY.fullmatch(key := " ".join(what.split()[:2])):
+        if which:
+            raise Refusal(f"This is one key, and --{which} is about the keys of a node.")
+        if others := holders(cluster, kept(cluster), "").get(key):
+            raise Refusal(
+                f"ca.revoke: refused, nothing was touched. {fingerprint(key)} is the key of {' and '.join(others)} today, and whoever has "
+                "it would be shut out. Of a node, ./bootstrap ca.revoke NODE takes back all keys, after which it needs new ones."
+            )
+        return [f"key: {key}"]
     node = node_named(cluster, what)
     if what == own_name() or node == cluster.variables["rack_deployer"]["name"]:
         raise Refusal(
@@ -368,9 +418,13 @@ def revocation(cluster: Cluster, what: str, which: str = "") -> list[str]:
             "Revoke one certificate by its serial number (./bootstrap ca.list), or give the authority new keys: ./bootstrap ca.rotate"
         )
     if not NAME.fullmatch(what):
-        raise Refusal(f"{what!r} is neither a node, nor a serial number, nor a name of a certificate: ./bootstrap ca.list shows them.")
+        raise Refusal(
+            f"{what!r} is neither a node, nor a serial number, nor a key of Ed25519, nor a name of a certificate: "
+            "./bootstrap ca.list shows them."
+        )
     # By its keys, so that it is welcome under its name when it has new ones; also when it is in the rack file no more.
-    keys = keys_of(cluster, node)
+    files = kept(cluster)
+    keys = keys_of(files, node)
     if not (keys or node in cluster.rack.nodes):
         if which:
             raise Refusal(f"{what} is no node, and --{which} is about the keys of one.")
@@ -383,23 +437,74 @@ def revocation(cluster: Cluster, what: str, which: str = "") -> list[str]:
         )
     if not keys:
         raise Refusal(f"The authority has signed no key of {what}: there is nothing to revoke.")
-    return [f"key: {key.text}" for key in chosen_keys(what, keys, which)]
+    notes += [
+        f"not revoked, as it is no key: what was kept for {one.name}"
+        for one in files
+        if one.is_of(node) and not PUBLIC_KEY.fullmatch(one.text)
+    ]
+    chosen, others = chosen_keys(what, keys, which), holders(cluster, files, node)
+    shared = [
+        f"not revoked: {fingerprint(key.text)} of {what} is the key of {' and '.join(others[key.text])} today, too, who would be shut out. "
+        "Give that one new keys, and repeat this"
+        for key in chosen if key.text in others
+    ]  # fmt: skip
+    if len(shared) == len(chosen):
+        raise Refusal("\n  ".join([f"ca.revoke {what}: refused, nothing was touched.", *shared]))
+    notes += shared
+    return [f"key: {key.text}" for key in chosen if key.text not in others]
 
 
-def keys_of(cluster: Cluster, node: str) -> list[Key]:
-    """Return the keys that were ever signed for a node; none for what is none. Raises Failure when the authority does not answer."""
-    if not NAME.fullmatch(node):
-        return []
-    script = LIST_KEYS.replace("NODE", node).replace("MINUTES", str(cluster.rack.ca.host_days * 1440))
-    result = output(on_authority(cluster, script), timeout=30)
+def fingerprint(key: str) -> str:
+    """Return the fingerprint of a public key, as ssh-keygen shows it."""
+    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode('ascii').rstrip('=')}"
+
+
+def kept(cluster: Cluster) -> list[Kept]:
+    """Return all files of the authority with keys that were ever signed. Raises Failure when it does not answer."""
+    result = output(on_authority(cluster, LIST_KEYS.replace("MINUTES", str(cluster.rack.ca.host_days * 1440))), timeout=60)
     if result.returncode:
         raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
-    rows = [row for line in result.stdout.splitlines() if len(row := line.split(maxsplit=2)) == 3]
+    found = []
+    for line in result.stdout.splitlines():
+        place, state, text = [*line.split(maxsplit=2), "", ""][:3]
+        name, _, rest = place.partition(".pub")
+        if NAME.fullmatch(name):
+            found.append(Kept(name, not rest, state, " ".join(text.split()[:2])))
+    return found
+
+
+def keys_of(files: Sequence[Kept], node: str) -> list[Key]:
+    """Return the keys that were ever signed for a node; none for what is none. Files without a key of Ed25519 are left out."""
+    rows = [one for one in files if one.is_of(node)]
+    if not any(one.name == f"host-{node}" for one in rows):
+        return []
     # One that was put back is the one of today, and that of before, too.
-    today = {text for place, _, text in rows if place.endswith(".pub")}
-    good = {text for _, state, text in rows if state == "good"}
-    found = [Key(text, text in today, text in good) for text in dict.fromkeys(text for _, _, text in rows)]
-    return found if any(place.startswith("host-") for place, _, _ in rows) else []
+    today = {one.text for one in rows if one.today}
+    good = {one.text for one in rows if one.state == "good"}
+    return [Key(text, text in today, text in good) for text in dict.fromkeys(one.text for one in rows) if PUBLIC_KEY.fullmatch(text)]
+
+
+def holders(cluster: Cluster, files: Sequence[Kept], node: str) -> dict[str, list[str]]:
+    """Return {key: names} of the keys that others than a node have today: nodes of the rack, controllers, and users with a certificate."""
+    nodes = {one.name.removeprefix("host-") for one in files if one.name.startswith("host-")}
+    gone = nodes - set(cluster.rack.nodes)
+    found: dict[str, dict[str, None]] = {}
+
+    def note(key: str, name: str) -> None:
+        if name != f"host-{node}" and not name.endswith(f"@{node}") and node_named(cluster, name) not in gone:
+            found.setdefault(key, {})[name] = None
+
+    for one in files:
+        if one.today and one.state != "revoked":
+            note(one.text, one.name)
+    public = own_key(cluster).with_name(own_key(cluster).name + ".pub")
+    note(" ".join(public.read_text(encoding="utf-8").split()[:2]), own_name())
+    prints = {fingerprint(one.text): one.text for one in files if PUBLIC_KEY.fullmatch(one.text)}
+    for one in issued(cluster):
+        if one["place"].startswith("issued/") and "revoked" not in one and ends(one) > time.time() and one.get("key") in prints:
+            note(prints[one["key"]], one["name"])
+    return {key: list(names) for key, names in found.items()}
 
 
 def chosen_keys(node: str, keys: Sequence[Key], which: str) -> list[Key]:
@@ -444,10 +549,9 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
 
     `which` keys of a node that was made anew: `old` ones or `all`.
     """
-    from beowulf import deploy, lock
-
     refresh(cluster)
-    lines = revocation(cluster, what, which)
+    notes: list[str] = []
+    lines = revocation(cluster, what, which, notes)
     key, _, value = lines[0].partition(": ")
     # The certificate of a host, and what a node was given, go by their keys.
     names = {"id": "name", "serial": "serial"}
@@ -458,15 +562,13 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
         if what == own_serial(cluster):
             # What follows has to come in, and so does everyone's next command.
             sign_own(cluster, own_key(cluster).with_name(own_key(cluster).name + ".pub"))
-    nodes = [what] if key == "key" else []
-    options = [f"--extra-vars={json.dumps({'ca_revoked': lines, 'ca_tls_revoked_nodes': nodes})}"]
-    shut_out = key == "key" and which != "old" and what in cluster.rack.nodes
-    if shut_out:
-        # From the first step on nobody believes it any more, this controller neither.
-        options.append(f"--limit=all:!{what}")
-    with lock.changing(cluster, "ca.revoke"):
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
-    deploy.conclude("ca.revoke", cluster, code, found)
+    of_node = key == "key" and " " not in what
+    shut_out = of_node and which != "old" and what in cluster.rack.nodes
+    # From the first step on nobody believes it any more, this controller neither.
+    options = [f"--limit=all:!{what}"] if shut_out else []
+    change_list(cluster, "ca.revoke", options, ca_revoked=lines, ca_tls_revoked_nodes=[what] if of_node else [])
+    for note in notes:
+        print(f"  {note}")
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
         if key == "serial" and one["name"] != own_name():
@@ -474,11 +576,11 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
                 print(f"  next: ./bootstrap ca.renew gives {node} another one")
             elif any(other["name"] == one["name"] and other["place"].startswith("certificates/") for other in there):
                 print(f"  that controller comes in again when it is given another one: ./bootstrap ca.user {one['name']} there")
-    if key == "key":
+    if of_node:
         print(f"  {len(lines)} key{'' if len(lines) == 1 else 's'} that {what} {'had before' if which == 'old' else 'was given until now'}")
     if shut_out:
         print(f"  {what} itself was not told: it is believed again when it has new keys")
-    if key == "key" and what in cluster.group("dhcp"):
+    if of_node and what in cluster.group("dhcp"):
         print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
         if which == "old":
             print(f"  next: the list has what {what} shows today, too: on it, sudo rm /etc/kea/tls/node.crt, and deploy")
@@ -488,6 +590,60 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
         print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
     if key == "id":
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")
+
+
+def change_list(cluster: Cluster, task: str, options: Sequence[str], **variables: Sequence[str]) -> None:
+    """Change the list of what is revoked and tell everyone. Raises Failure that names who was not told; repeated, it does what is missing.
+
+    The variables, each a list of texts, go to Ansible by a file, as texts that are never a template.
+    """
+    from beowulf import deploy, lock
+
+    text = "".join(
+        f"{name}:{'' if values else ' []'}\n" + "".join(f"  - !unsafe {json.dumps(value)}\n" for value in values)
+        for name, values in variables.items()
+    )
+    with lock.changing(cluster, task), tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
+        place = Path(folder) / "variables.yml"
+        place.write_text(text, encoding="ascii")
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=[f"--extra-vars=@{place}", *options]), task)
+    deploy.conclude(task, cluster, code, found)
+
+
+def unrevoke(cluster: Cluster, what: str) -> None:
+    """Take off the list, on the authority and everywhere, what was revoked by mistake.
+
+    That is a serial number, a public key, a name of a certificate, or a node, for the keys that it has today.
+    """
+    refresh(cluster)
+    result = output(on_authority(cluster, f"cat {FOLDER}/revoked"), timeout=30)
+    if result.returncode:
+        raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
+    listed = in_force(result.stdout.splitlines())
+    words = " ".join(what.split()[:2])
+    asked = {f"serial: {what}", f"id: {what}", f"key: {words}"}
+    today = {f"key: {key.text}" for key in keys_of(kept(cluster), what) if key.today} if what in cluster.rack.nodes else set()
+    # The comment that may follow a key is no part of it.
+    lines = [line for line in listed if line in asked or " ".join(line.split()[:3]) in today | {f"key: {words}"}]
+    if not lines:
+        of_node = f" Of {what}, the keys that it has today were looked for; one of before goes by the key itself." if today else ""
+        raise Refusal(
+            f"{what!r} is not on the list of what is revoked.{of_node} There is, on the authority: sudo cat {FOLDER}/public/revoked"
+        )
+    change_list(cluster, "ca.unrevoke", [], ca_taken_off=lines)
+    for line in lines:
+        print(f"  not revoked any more: {line}")
+    if today:
+        print(f"  what {what} was given for TLS stays revoked: remove the certificate there (node.crt), and deploy")
+
+
+def in_force(lines: Sequence[str]) -> list[str]:
+    """Return the lines of the authority's list that count."""
+    if COLLECTIONS not in sys.path:
+        sys.path.insert(0, COLLECTIONS)
+    from ansible_collections.beowulf.cluster.plugins.filter import revocations
+
+    return revocations.in_force(lines)
 
 
 def renew(cluster: Cluster) -> None:

@@ -201,4 +201,6 @@ def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | N
         look = f"./bootstrap lab.shell {nodes[0]}{flag}"
         lines.append(f"  next: look ({look}), repair, and run the same command again, or for these nodes only: "
                      f"./bootstrap deploy{flag} --limit {','.join(nodes)}")  # fmt: skip
+    elif nodes and task in ("ca.renew", "ca.revoke", "ca.unrevoke"):
+        lines.append(f"  next: repair {' and '.join(nodes)}, and run the same command again: it does what is missing")
     raise Failure("\n" + "\n".join(lines))

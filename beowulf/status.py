@@ -32,7 +32,7 @@ KEA_ASK = (
 # What a node has of each: the certificates that it shows others, and on the authority those that signed them.
 SSH_CERTIFICATES = {
     "/etc/ssh/ssh_host_ed25519_key-cert.pub": "SSH certificate",
-    "/home/mpi/.ssh/id_ed25519-cert.pub": "SSH certificate for MPI",
+    "/etc/ssh/cluster/users/mpi/id_ed25519-cert.pub": "SSH certificate for MPI",
 }
 TLS_CERTIFICATES = {
     "/etc/kea/tls/node.crt": "TLS certificate of DHCP",

@@ -368,6 +368,56 @@ def renew_tls(lab: Lab):
     yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
 
 
+@drill("planted in a home")
+def link_in_home(lab: Lab):
+    """The user of MPI puts a link to a folder of root's in the place of .ssh, and a deploy follows it nowhere"""
+    node, target = lab.client, "/var/tmp/drill-target"
+    look = f"stat -c '%U %G %a %Z' {target}; find {target} -mindepth 1 -printf '%p %U %G %m\n'"
+    plant = f"test ! -e ~/.ssh || mv ~/.ssh ~/.ssh.drill; ln -s {target} ~/.ssh"
+    lab.run(node, f"install -d -m 0755 {target}; touch {target}/authorized_keys {target}/id_ed25519.pub")
+    try:
+        lab.run(node, f"sudo -u mpi -H sh -c {shlex.quote(plant)}")
+        before = lab.run(node, look)
+        code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=[f"--limit={node}", "--tags=cluster_ssh,ca,sshd"]))
+        yield Figure("runs that failed", float(bool(code)), 0, unit="")
+        yield Figure("the folder of root's is as before", float(lab.run(node, look) == before), 1, unit="", least=True)
+    finally:
+        lab.run(node, "sudo -u mpi -H sh -c 'rm -f ~/.ssh; test ! -e ~/.ssh.drill || mv ~/.ssh.drill ~/.ssh'")
+        lab.run(node, f"rm -r {target}")
+
+
+@drill("planted keys")
+def bad_keys_of_a_node(lab: Lab):
+    """A node's keys are damaged, or another's: it is left out and named, all others are renewed, and nobody waits"""
+    node = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
+    folder = "/etc/ssh/cluster/users/mpi"
+    kept = f"{folder}/id_ed25519.drill"
+    renewed = {name: lab.run(name, "stat -c %Y /etc/ssh/cluster/renewed") for name in lab.address}
+    lab.run(node, f"mv {folder}/id_ed25519 {kept}")
+    try:
+        for what, plant in (
+            ("a FIFO", f"mkfifo {folder}/id_ed25519"),
+            ("what never ends", f"ln -s /dev/zero {folder}/id_ed25519"),
+            ("a gigabyte", f"truncate -s 1G {folder}/id_ed25519"),
+            ("a host key", f"cp /etc/ssh/ssh_host_ed25519_key {folder}/id_ed25519"),
+        ):
+            lab.run(node, plant)
+            began = time.monotonic()
+            result = output(task(lab, "ca.renew"), timeout=300)
+            took = time.monotonic() - began
+            lab.run(node, f"rm {folder}/id_ed25519")
+            named = result.returncode == 1 and f"  {node} failed in " in result.stderr and f"mpi@{node}: the " in result.stderr
+            yield Figure(f"{what}: ended with 1 and the node's name", float(named), 1, unit="", least=True)
+            yield Figure(f"{what}: took", took, 240, loose=True)
+            now = {name: lab.run(name, "stat -c %Y /etc/ssh/cluster/renewed") for name in lab.address}
+            left = {name for name in lab.address if now[name] == renewed[name]}
+            yield Figure(f"{what}: others that were left out", float(len(left - {node})) + float(node not in left), 0, unit="")
+            renewed = now
+    finally:
+        lab.run(node, f"rm -f {folder}/id_ed25519; mv {kept} {folder}/id_ed25519")
+    done(lab, "ca.renew")
+
+
 @drill("lock-out, SSH")
 def locked_out_of_ssh(lab: Lab):
     """New rules of the SSH server would lock the controller out of a node; it gets its old ones back in the same run"""

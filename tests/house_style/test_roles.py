@@ -44,6 +44,57 @@ def test_nothing_switches_host_keys_off_or_ignores_errors():
             assert "StrictHostKeyChecking=no" not in text, path
 
 
+def tasks_in(node: object, context: dict) -> list[dict]:
+    """Return the tasks of a file, those in blocks as well, each with what a play or block around it says of become and of variables."""
+    if isinstance(node, list):
+        return [task for one in node for task in tasks_in(one, context)]
+    if not isinstance(node, dict):
+        return []
+    around = {key: node[key] for key in ("become", "become_user") if key in node}
+    context = {**context, **around, "vars": {**context.get("vars", {}), **(node.get("vars") or {})}}
+    inner = [
+        task
+        for key in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers")
+        for task in tasks_in(node.get(key), context)
+    ]
+    return inner or [{**node, **context}]
+
+
+def spelled_out(text: str, values: dict, depth: int = 8) -> str:
+    """Return a text with the variables of it in the place of their names, as far as they are known."""
+    found = re.sub(r"[A-Za-z_]\w*", lambda name: str(values.get(name[0], name[0])), text)
+    return found if found == text or not depth else spelled_out(found, values, depth - 1)
+
+
+HARMLESS = {"assert", "debug", "fail", "find", "include_role", "import_role", "include_tasks", "import_tasks", "import_playbook",
+            "set_fact", "set_stats", "stat", "user"}  # fmt: skip
+# The controller's user on the deployer may do anything there by sudo, and so may who is in for it: it is root by another name.
+PRIVILEGED = r"schedule_home|/home/(\{\{ *)?rack_ssh_user"
+
+
+def test_no_task_acts_as_root_below_the_home_of_an_account_that_has_no_rights():
+    """What lies there is the account's: a link leads root wherever the account likes, and a file says what it likes."""
+    values = {}
+    for path in [*(ROOT / "roles").glob("*/defaults/main.yml"), *(ROOT / "roles").glob("*/vars/main.yml"),
+                 *(ROOT / "inventory/group_vars").glob("*.yml")]:  # fmt: skip
+        values |= {name: value for name, value in read(path).items() if isinstance(value, (str, list, dict))}
+    files = [*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml"), *(ROOT / "playbooks").glob("*.yml")]
+    found, looked_at = [], 0
+    for path in files:
+        for task in tasks_in(yaml.safe_load(path.read_text(encoding="utf-8")), {}):
+            module = next((key for key in task if key.count(".") >= 2), "")
+            # Who is nobody but the account, or this machine's user, does no harm there.
+            if module.rpartition(".")[2] in HARMLESS or task.get("become") is False or "become_user" in task:
+                continue
+            looked_at += 1
+            said = spelled_out(yaml.safe_dump([task.get(module), task.get("loop")], width=10_000), values | task["vars"])
+            said = re.sub(PRIVILEGED, "", said)
+            if re.search(r"/home/|\.home\b|\bhome: /home|~/", said):
+                found.append(f"{path.relative_to(ROOT)}: {task.get('name')}")
+    assert looked_at > 200
+    assert not found
+
+
 def test_what_is_prefetched_is_installed_by_a_role():
     """The list is written down twice because a role's own is not known before it runs."""
     parts = [path for role in ROLES for folder in ("defaults", "tasks", "vars") for path in (role / folder).rglob("*.yml")]

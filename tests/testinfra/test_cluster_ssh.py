@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 testinfra_hosts = ["ansible://mpi"]
+KEY = "/etc/ssh/cluster/users/mpi/id_ed25519"
 
 
 def as_user(host, command):
@@ -33,16 +34,29 @@ def test_an_unknown_user_key_is_refused(host):
     result = as_user(
         host,
         "key=$(mktemp -u) && trap 'rm -f $key $key.pub' EXIT && ssh-keygen -q -t ed25519 -N '' -f $key"
-        f" && ssh -o IdentitiesOnly=yes -o IdentityAgent=none -i $key {name} hostname",
+        f" && ssh -F none -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityAgent=none -i $key {name} hostname",
     )
     assert result.rc == 1
     assert "Permission denied" in result.stderr
 
 
 def test_no_node_has_the_private_key_of_another(host):
-    own = as_user(host, "ssh-keygen -y -f ~/.ssh/id_ed25519").stdout.split()[:2]
+    own = as_user(host, f"ssh-keygen -y -f {KEY}").stdout.split()[:2]
     assert own[0] == "ssh-ed25519"
     for peer in peers(host):
-        theirs = as_user(host, f"ssh {peer['name']} ssh-keygen -y -f .ssh/id_ed25519").stdout.split()[:2]
+        theirs = as_user(host, f"ssh {peer['name']} ssh-keygen -y -f {KEY}").stdout.split()[:2]
         assert theirs[0] == "ssh-ed25519"
         assert theirs[1] != own[1]
+
+
+def test_the_account_reads_its_key_and_changes_nothing_there(host):
+    assert as_user(host, f"test -r {KEY} && cat {KEY}-cert.pub").rc == 0
+    folder = KEY.rpartition("/")[0]
+    for command in (f"echo x >>{KEY}", f"rm -f {KEY}", f"mv {KEY} {KEY}.old", f"echo x >{KEY}-cert.pub", f"ln -s /etc {folder}/link",
+                    f"mv {folder} {folder}.old", f"chmod 0600 {KEY}", f"mkfifo {folder}/fifo"):  # fmt: skip
+        assert as_user(host, command).rc != 0, command
+    assert as_user(host, f"ssh {peers(host)[0]['name']} true").rc == 0
+
+
+def test_another_account_does_not_read_the_key(host):
+    assert host.run("sudo -u nobody cat %s || exit 1", KEY).rc == 1

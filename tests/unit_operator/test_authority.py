@@ -159,6 +159,84 @@ def test_a_key_that_was_signed_once_stays_known_when_the_node_is_made_anew(autho
     assert len(keys) == len(list(folder.glob("host-gamma.pub*"))) == 3
 
 
+def fifo(authority: Authority) -> None:
+    (authority.folder / "key.gamma").unlink()
+    os.mkfifo(authority.folder / "key.gamma")
+
+
+def zero(authority: Authority) -> None:
+    (authority.folder / "key.gamma").unlink()
+    (authority.folder / "key.gamma").symlink_to("/dev/zero")
+
+
+def theirs(authority: Authority) -> None:
+    shutil.copy2(authority.folder / "key.psi", authority.folder / "key.gamma")
+
+
+@pytest.mark.parametrize(
+    ("plant", "why"),
+    [(fifo, "is no regular file"), (zero, "is no regular file"), (theirs, "the key is that of host-psi already")],
+    ids=["fifo", "endless", "another node's"],
+)
+def test_a_node_with_a_bad_key_is_left_out_and_named_and_the_others_are_signed(authority, plant, why):
+    before = {path.name: path.read_bytes() for path in (authority.ca / "certificates").glob("host-gamma*")}
+    psi = (authority.ca / "certificates" / "host-psi-cert.pub").read_bytes()
+    shown = [output(["ssh-keygen", "-L", "-f", str(path)]).stdout for path in (authority.ca / "certificates").glob("*-cert.pub")]
+    numbers = [text.partition("Serial: ")[2] for text in shown]
+    plant(authority)
+    # There is something to be signed for both.
+    result = authority.run(ca_revoked=[f"serial: {number.split()[0]}" for number in numbers])
+    said = " ".join(result.stdout.split())
+    assert result.returncode, said
+    assert f"host-gamma: {why}" in said or f"host-gamma: the file of the key {why}" in said
+    assert re.search(r"\bpsi *: .*failed=0 ", result.stdout), said
+    assert re.search(r"\bgamma *: .*failed=1 ", result.stdout), said
+    assert (authority.ca / "certificates" / "host-psi-cert.pub").read_bytes() != psi
+    assert {path.name: path.read_bytes() for path in (authority.ca / "certificates").glob("host-gamma*")} == before
+
+
+def test_what_lies_beside_a_key_and_what_was_kept_once_stops_nobody(authority):
+    """An empty public key, as a power cut leaves it; what an older version kept of a node, that is gone or not."""
+    (authority.folder / "key.gamma.pub").write_text("")
+    for name in ("mpi@gone.pub", "host-gone.pub"):
+        (authority.ca / "certificates" / name).write_text("{{ planted }}\x1b[2J\n")
+    authority.works()
+    assert "changed=0" in authority.works()
+    assert authority.signer("gamma") == "1"
+
+
+def test_a_mistake_is_taken_off_the_list_for_everyone_and_stays_off(authority):
+    """Also when a controller comes that has it on its list still; and it can be revoked again."""
+    shown = ["ssh-keygen", "-Q", "-l", "-f", str(authority.controller / "revoked.krl")]
+
+    def revoked() -> bool:
+        return "id: ada" in subprocess.run(shown, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    authority.works(ca_revoked=["id: ada", "serial: 17"])
+    old = {name: (authority.controller / name).read_bytes() for name in ("revoked", "revoked.krl")}
+    assert revoked()
+    authority.works(ca_taken_off=["id: ada"])
+    assert not revoked()
+    assert set(old["revoked"].splitlines()) < set((authority.controller / "revoked").read_bytes().splitlines()), (
+        "nodes take a list that grows"
+    )
+    for name, content in old.items():
+        (authority.controller / name).write_bytes(content)
+    authority.works()
+    assert not revoked()
+    assert "changed=0" in authority.works()
+    authority.works(ca_revoked=["id: ada"])
+    assert revoked()
+
+
+def test_a_revocation_is_whole_or_is_none(authority):
+    before = {path: path.read_bytes() for path in (authority.ca / "revoked", authority.ca / "public" / "revoked.krl")}
+    # Lines that ssh-keygen does not take, and those that are none.
+    for line in ("key: ssh-ed25519 AAAA", "id: {x}"):
+        assert authority.run(REVOKE, ca_revoked=["id: ada", line, "serial: 17"]).returncode
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_rotation_goes_on_where_it_was_interrupted_and_waits_for_everyone(authority):
     # Until the step was taken the old key signs, and both are trusted: a node that does not come along keeps it from being taken.
     refused = authority.run(PLAYBOOK + TURN + PLAYBOOK, limit="psi", ca_rotation="begin")
@@ -453,7 +531,45 @@ def test_a_node_takes_no_list_that_lacks_something_of_its_own(tmp_path):
     assert not offered("id: ada", "serial: 17")
     kept = (tmp_path / "old").read_text()
     said = offered("id: adalbert", "serial: 17", "serial: 18")
-    assert "id: ada\n" in said
+    # What stands in a file of the node is for nobody's command line, and not shown.
+    assert "1 of the lines in" in " ".join(said.split())
     assert "the authority does not know" in " ".join(said.split())
+    assert "ada" not in said.replace("adalbert", "")
+    assert "--extra-vars" not in said
     assert (tmp_path / "old").read_text() == kept
     assert not offered("serial: 17", "id: ada", "serial: 18")
+
+
+def test_a_list_that_cannot_be_read_gives_way_to_the_last_good_one(tmp_path):
+    """As after a power cut: with the one that there is the server would refuse everyone."""
+    template = (ROOT / "roles/sshd/templates/usr/local/lib/beowulf/revocation-list.j2").read_text()
+    program = tmp_path / "revocation-list"
+    program.write_text("".join(line for line in template.splitlines(keepends=True) if "{{" not in line))
+    krl, good = tmp_path / "revoked.krl", tmp_path / "revoked.krl.good"
+
+    def revoke(line: str) -> bytes:
+        (tmp_path / "lines").write_text(f"{line}\n")
+        subprocess.run(["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(krl), str(tmp_path / "lines")], check=True)
+        return krl.read_bytes()
+
+    def start() -> int:
+        return subprocess.run(["sh", str(program), str(krl)], capture_output=True, check=False, timeout=20).returncode
+
+    before = revoke("id: ada")
+    assert start() == 0
+    assert good.read_bytes() == before
+    for torn in (b"", before[:20], bytes(len(before))):
+        krl.write_bytes(torn)
+        assert start() == 0
+        assert krl.read_bytes() == before
+    newer = revoke("id: bob")
+    assert start() == 0
+    assert good.read_bytes() == krl.read_bytes() == newer
+    krl.unlink()
+    assert start() == 0
+    assert krl.read_bytes() == newer
+    # What was revoked is not let in for want of a list.
+    good.write_bytes(b"")
+    krl.write_bytes(b"")
+    assert start() != 0
+    assert krl.read_bytes() == b""

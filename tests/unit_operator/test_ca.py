@@ -1,6 +1,7 @@
 """User certificates: really signed, by an encrypted key whose passphrase comes out of a real vault."""
 
 import contextlib
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +13,14 @@ import yaml
 from beowulf import ca, deploy, lock
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
-from beowulf.process import ROOT
+from beowulf.process import ROOT, environment, output, tool
+
+
+class Untrusted(yaml.SafeLoader):
+    """Reads variables of which Ansible is told that they are no templates; others it does not read."""
+
+
+Untrusted.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
 
 
 def make_key(path: Path, passphrase: str = "") -> Path:
@@ -279,11 +287,16 @@ def test_keys_are_not_dropped_while_they_sign(cluster, rotated):
 
 @pytest.fixture
 def playbooks(cluster, monkeypatch):
-    """The playbooks that would run, with their options."""
+    """The playbooks that would run, with their options; in the place of a file of variables what is in it."""
     ran = []
+
+    def run(command, _task):
+        ran.append([Path(word.partition("@")[2]).read_text() if word.startswith("--extra-vars=@") else word for word in command])
+        return 0, {}
+
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", lambda command, _task: ran.append(command) or (0, {}))
+    monkeypatch.setattr(deploy, "run_playbooks", run)
     monkeypatch.setattr(deploy, "conclude", lambda *_: None)
     return ran
 
@@ -327,7 +340,7 @@ def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster,
 def test_kea_goes_on_to_believe_a_node_that_is_revoked_which_is_said(cluster, authority, playbooks, tmp_path, capsys, node, serves):
     (authority / "certificates" / f"host-{node}.pub").write_bytes(make_key(tmp_path / node).with_suffix(".pub").read_bytes())
     ca.revoke(cluster, node)
-    assert f'"ca_tls_revoked_nodes": ["{node}"]' in playbooks[0][1]
+    assert yaml.load(playbooks[0][1], Untrusted)["ca_tls_revoked_nodes"] == [node]
     assert (f"take {node} out of the rack file and deploy" in capsys.readouterr().out) is serves
 
 
@@ -345,7 +358,7 @@ def anew(authority, tmp_path):
         ("other", "mpi@beta.pub"),
     ):
         (authority / "certificates" / place).write_text(found[name])
-    return {name: f"key: {text.strip()}" for name, text in found.items()}
+    return {name: f"key: {' '.join(text.split()[:2])}" for name, text in found.items()}
 
 
 def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster, authority, anew, playbooks, tmp_path, capsys):
@@ -416,7 +429,7 @@ def test_a_controller_that_revokes_its_own_certificate_has_another_one_before_an
     run, on_the_way = deploy.run_playbooks, []
     monkeypatch.setattr(deploy, "run_playbooks", lambda *words: on_the_way.append(ca.own_serial(cluster)) or run(*words))
     ca.revoke(cluster, before)
-    assert f'"ca_revoked": ["serial: {before}"]' in playbooks[0][1]
+    assert yaml.load(playbooks[0][1], Untrusted)["ca_revoked"] == [f"serial: {before}"]
     assert before not in on_the_way
     ca.revoke(cluster, "17")
     assert on_the_way[0] == on_the_way[1] == ca.own_serial(cluster)
@@ -437,3 +450,171 @@ def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_p
     (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
     ca.revoke(cluster, "gamma")
     assert "--limit=all:!gamma" in playbooks[0]
+
+
+def texts(playbook):
+    """Every text in the variables of a playbook, and whether each is marked as one that is never a template."""
+    nodes = yaml.compose(playbook[1])
+    values = [item for _name, value in nodes.value for item in value.value]
+    return [item.value for item in values], all(item.tag == "!unsafe" for item in values)
+
+
+PLANTED = {
+    "template": b"ssh-ed25519 {{lookup('pipe','touch${IFS}/tmp/owned')}}\n",
+    "template after a key": b"GOOD{{1}}\n",
+    "newline": b"\nid: admin\n",
+    "more lines": b"ssh-ed25519 AAAA\nserial: 0\nkey: x\n",
+    "escape sequences": b"ssh-ed25519 AAAA\x1b]52;c;aWQ=\x07\x1b[2J\n",
+    "empty": b"",
+    "no text": bytes(range(256)) * 8,
+    "path": b"../../../etc/shadow x\n",
+    "another type": b"ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQ== x\n",
+}
+
+
+@pytest.mark.parametrize("planted", [*PLANTED.values(), "large"], ids=[*PLANTED, "gigabyte"])
+def test_what_a_node_once_had_kept_is_no_command_and_stops_no_revocation(cluster, authority, playbooks, tmp_path, capsys, planted):
+    """The keys of the node go on the list, and what was no key is told; in words of this program alone."""
+    good = make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes()
+    (authority / "certificates/host-gamma.pub").write_bytes(good)
+    for place in ("mpi@gamma.pub", "mpi@gamma.pub.7.2026-01-02@03:04:05~", "host-gamma.pub.8.2026-01-02@03:04:05~"):
+        with (authority / "certificates" / place).open("wb") as file:
+            if planted == "large":
+                file.truncate(2**30)
+            else:
+                file.write(planted.replace(b"GOOD", b" ".join(good.split()[:2])))
+    ca.revoke(cluster, "gamma")
+    [command] = playbooks
+    values, untrusted = texts(command)
+    assert untrusted
+    assert values == [f"key: {' '.join(good.decode().split()[:2])}", "gamma"]
+    said = capsys.readouterr().out
+    assert said.count("not revoked, as it is no key: what was kept for mpi@gamma\n") == 2
+    assert said.isprintable() or set(said) - {"\n"} <= set(map(chr, range(32, 127)))
+    assert "lookup" not in said
+
+
+def test_a_fifo_among_the_keys_is_not_waited_for(cluster, authority, playbooks, tmp_path):
+    (authority / "certificates/host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
+    os.mkfifo(authority / "certificates/mpi@gamma.pub")
+    ca.revoke(cluster, "gamma")
+    assert len(texts(playbooks[0])[0]) == 2
+
+
+def test_a_key_that_another_name_has_today_is_not_revoked_with_a_node(cluster, authority, playbooks, tmp_path, capsys):
+    """Another node's host key under the name of mpi on this one, a controller's, a user's: each would be shut out."""
+    places = authority / "certificates"
+    keys = {name: make_key(tmp_path / name).with_suffix(".pub").read_text() for name in ("host-gamma", "host-beta", "root@desk", "ada")}
+    for name in ("host-gamma", "host-beta", "root@desk"):
+        (places / f"{name}.pub").write_text(keys[name])
+    (authority / "issued").mkdir()
+    ca.sign(cluster, tmp_path / "ada.pub", "ada", 2, ["admin"], authority / "issued/1-cert.pub")
+    own = Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text()
+    for number, text in enumerate((keys["host-beta"], keys["root@desk"], keys["ada"], own)):
+        (places / f"mpi@gamma.pub.{number}.2026-01-02@03:04:05~").write_text(text)
+    ca.revoke(cluster, "gamma", "all")
+    assert texts(playbooks[0])[0] == [f"key: {' '.join(keys['host-gamma'].split()[:2])}", "gamma"]
+    said = capsys.readouterr().out
+    for name in ("host-beta", "root@desk", "ada", ca.own_name()):
+        assert f"of gamma is the key of {name} today, too" in said
+    # When there is nothing else, nothing is done.
+    with pytest.raises(Refusal, match=r"^ca\.revoke gamma: refused, nothing was touched(.|\n)*of gamma is the key of host-beta today"):
+        ca.revoke(cluster, "gamma", "old")
+    assert len(playbooks) == 1
+
+
+def test_a_node_that_was_given_another_name_has_its_keys_taken_back_under_that(cluster, authority, playbooks, tmp_path):
+    """What was kept under the name of before, of a node that is in the rack no more, keeps nobody from that."""
+    text = make_key(tmp_path / "key").with_suffix(".pub").read_text()
+    for name in ("host-gamma", "host-gone"):
+        (authority / "certificates" / f"{name}.pub").write_text(text)
+    ca.revoke(cluster, "gamma")
+    assert len(playbooks) == 1
+
+
+def test_one_key_is_revoked_by_itself_unless_someone_has_it_today(cluster, authority, playbooks, tmp_path):
+    for name in ("host-gamma", "other"):
+        make_key(tmp_path / name)
+    (authority / "certificates/host-gamma.pub").write_bytes((tmp_path / "host-gamma.pub").read_bytes())
+    with pytest.raises(Refusal, match="is the key of host-gamma today"):
+        ca.revoke(cluster, (tmp_path / "host-gamma.pub").read_text().strip())
+    with pytest.raises(Refusal, match=f"is the key of {ca.own_name()} today"):
+        ca.revoke(cluster, Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text())
+    assert not playbooks
+    ca.revoke(cluster, (tmp_path / "other.pub").read_text())
+    assert texts(playbooks[0])[0] == [f"key: {' '.join((tmp_path / 'other.pub').read_text().split()[:2])}"]
+
+
+def test_what_was_revoked_by_mistake_is_taken_off_the_list(cluster, authority, playbooks, tmp_path, capsys):
+    host, old = (" ".join(make_key(tmp_path / name).with_suffix(".pub").read_text().split()[:2]) for name in ("host", "old"))
+    (authority / "certificates/host-gamma.pub").write_text(f"{host}\n")
+    (authority / "certificates/host-gamma.pub.7.2026-01-02@03:04:05~").write_text(f"{old}\n")
+    lines = [f"key: {old}", f"key: {host}", "serial: 17", "id: ada", "id: bob", "# taken off 1: id: bob"]
+    (authority / "revoked").write_text("# What is revoked\n" + "".join(f"{line}\n" for line in lines))
+    for what, off in (("17", "serial: 17"), ("ada", "id: ada"), (f"{old} comment", f"key: {old}"), ("gamma", f"key: {host}")):
+        ca.unrevoke(cluster, what)
+        assert texts(playbooks[-1]) == ([off], True)
+        assert f"not revoked any more: {off}" in capsys.readouterr().out
+    for what in ("18", "bob", "eve", "beta", "{{ 1 }}"):
+        with pytest.raises(Refusal, match="is not on the list of what is revoked") as refused:
+            ca.unrevoke(cluster, what)
+        assert refused.value.code == 2
+    assert len(playbooks) == 4
+
+
+def test_this_controllers_name_is_its_users_and_its_hosts_whatever_the_environment_says(monkeypatch):
+    """As the playbooks say it, which sign this controller's certificate, too."""
+    [template] = [line for line in (ROOT / "inventory/group_vars/all.yml").read_text().splitlines() if "uname -n" in line]
+    command = template.partition("'echo ")[2].partition("'")[0]
+    for name in ("USER", "LOGNAME"):
+        monkeypatch.setenv(name, "somebody")
+    said = subprocess.run(["sh", "-c", f"echo {command}"], capture_output=True, text=True, check=True).stdout.strip()
+    assert ca.own_name() == said
+    monkeypatch.delenv("USER")
+    assert ca.own_name() == said
+
+
+def test_a_controller_with_the_name_of_a_node_is_refused(cluster, monkeypatch):
+    """Its certificate would be kept as that of a user of the node, and take its place."""
+    cluster.rack.nodes["gamma"] = SimpleNamespace(address="192.0.2.21")
+    monkeypatch.setattr(ca.socket, "gethostname", lambda: "gamma")
+    with pytest.raises(Refusal, match="This machine is called gamma, as a node of lab is") as refused:
+        ca.refresh(cluster)
+    assert refused.value.code == 2
+    assert not ca.own_certificate(cluster).exists()
+    cluster.rack.nodes["gamma"].address = "127.0.0.1"
+    assert ca.refresh(cluster), "it is that node"
+
+
+def test_what_is_told_to_ansible_is_never_a_template(cluster, authority, playbooks, monkeypatch, tmp_path):
+    """As Ansible itself reads it: variables of its command line are templates otherwise."""
+    planted, said = "{{ lookup('pipe', 'touch " + str(tmp_path / "owned") + "') }}", []
+
+    def run(command, _task):
+        [option] = [word for word in command if word.startswith("--extra-vars")]
+        ask = [
+            tool("ansible"),
+            "localhost",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-m",
+            "ansible.builtin.debug",
+            "-a",
+            "var=ca_revoked",
+            option,
+        ]
+        env = environment(
+            ANSIBLE_INVENTORY_ENABLED="ansible.builtin.host_list",
+            ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
+            ANSIBLE_CACHE_PLUGIN="memory",
+        )
+        said.append(output(ask, env=env))
+        return 0, {}
+
+    monkeypatch.setattr(deploy, "run_playbooks", run)
+    ca.change_list(cluster, "ca.revoke", [], ca_revoked=[planted, "id: \x1b[2J\n\"'"])
+    assert said[0].returncode == 0, said[0].stdout + said[0].stderr
+    assert "{{ lookup(" in said[0].stdout
+    assert not (tmp_path / "owned").exists()
