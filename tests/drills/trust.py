@@ -431,3 +431,31 @@ def locked_out_of_ssh(lab: Lab):
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     # Who failed too often is kept out for a while (PerSourcePenalties).
     yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+
+
+@drill("lock-out, SSH, clock")
+def rules_stay_when_a_check_fails(lab: Lab):
+    """A node's clock was wrong and the check of its door fails: the rules that are in use stay, and no password is asked for"""
+    node = lab.client
+    rules = "cat /etc/ssh/sshd_config.d/10-cluster.conf; sshd -T | grep -iE '^(passwordauth|authorizedkeys|authenticationm|trustedu)'"
+    before = lab.run(node, rules)
+    lab.run(node, "touch -d 2025-01-01 /run/sshd.pid")
+    options = [f"--limit={node}", "--tags=sshd", "--extra-vars=sshd_check_command=false"]
+    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
+    yield Figure("rules as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
+    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+
+
+@drill("torn list, SSH")
+def torn_list_of_what_is_revoked(lab: Lab):
+    """A power cut tears the list of what is revoked, with which the server would refuse everyone: the last good one comes back"""
+    node, good = lab.client, ca.own_certificate(lab.cluster)
+    before = lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl")
+    lab.run(node, "truncate -s 0 /etc/ssh/cluster/revoked.krl")
+    yield Figure("admitted with the torn one", float(admitted(lab, node, good)), 0, unit="")
+    lab.power_off(node)
+    lab.power_on(node)
+    yield Figure("let in after", lab.until(lambda: admitted(lab, node, good), 60, "let in"), 60, loose=True)
+    yield Figure("the list is as before", float(lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl") == before), 1, unit="", least=True)
+    lab.until_healthy()
