@@ -32,8 +32,8 @@ STORY = "backup.json"
 STORY_LIMIT = 1 << 18
 """Bytes of it that are read at most."""
 READ = f"sudo -n timeout 5 head --bytes={STORY_LIMIT + 1}"
-# A swap that was interrupted leaves the last complete copy under its other name.
-ASK = f"{READ} {REPOSITORY}/{STORY} 2>/dev/null || {READ} {REPOSITORY}.previous/{STORY}"
+# A swap that was interrupted leaves the last complete copy under its other name. The line ends, whoever wrote it.
+ASK = f"{READ} {REPOSITORY}/{STORY} 2>/dev/null || {READ} {REPOSITORY}.previous/{STORY}; echo"
 ASK_REFUSED = f"! sudo -n test -f {REPOSITORY}.refused || {READ} {REPOSITORY}.refused"
 """Why a node that holds a copy has refused the last one that came: the time and a sentence, nothing when it has not."""
 OLD = 2 * 86400
