@@ -394,13 +394,19 @@ def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False, force: b
     rotate(find(cluster), finish, force=force)
 
 
-@task(help=CLUSTER | {"to": "one more copy into this folder, of a USB key say"})
+@task(
+    help=CLUSTER
+    | {
+        "to": "one more copy into this folder, of a USB key say",
+        "force": "let archives go that only the copies have; a deployer without a repository begins a new one",
+    }
+)
 @plainly
-def backup_create(c: Context, cluster: str = DEFAULT, to: str = "") -> None:
+def backup_create(c: Context, cluster: str = DEFAULT, to: str = "", force: bool = False) -> None:
     """Back the deployer up, encrypted: to itself, to the LAN servers and to this machine."""
     from beowulf import backup
 
-    backup.create(find(cluster), to=to)
+    backup.create(find(cluster), to=to, force=force)
 
 
 @task(

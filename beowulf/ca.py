@@ -713,11 +713,10 @@ def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
         raise Refusal("There are no keys to take the place of: the authority is made by ./bootstrap deploy.")
     refresh(cluster)
     step = "finish" if finish else "begin"
-    command = deploy.playbook(cluster, "rotate", options=[f"--extra-vars={json.dumps({'ca_rotation': step})}"])
     with lock.changing(cluster, "ca.rotate"):
         insist_on_everyone(cluster, "ca.rotate")
         users = insist_on_controllers(cluster, ask_authority(cluster), force) if finish else []
-        code, found = deploy.run_playbooks(command, "ca.rotate")
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "rotate"), "ca.rotate", variables={"ca_rotation": step})
     deploy.conclude("ca.rotate", cluster, code, found)
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")

@@ -137,13 +137,13 @@ def output(
                 bounded, cwd=cwd, env=dict(env or environment()), stdout=said, stderr=complained, timeout=timeout, check=False,
                 input=text if isinstance(text, bytes) else text.encode(),
             )  # fmt: skip
+            if limit and max(os.fstat(one.fileno()).st_size for one in (said, complained)) >= limit:
+                return done(125, "", f"{command[0]}: more than {limit} bytes")
             shown, complaint = (_read(one) for one in (said, complained))
     except OSError as error:
         return done(127, "", f"{command[0]}: {error.strerror}")
     except subprocess.TimeoutExpired:
         return done(124, "", f"{command[0]}: no answer in {timeout:g} s")
-    if result.returncode == -signal.SIGXFSZ:
-        return done(125, "", f"{command[0]}: more than {limit} bytes")
     return done(result.returncode, shown, complaint)
 
 

@@ -225,6 +225,20 @@ def test_this_controller_finds_what_it_recorded_among_the_runs_of_its_cluster(cl
     assert found(f"{cluster.rack.cluster}-not") == []
 
 
+def test_old_runs_are_forgotten_by_a_timer_and_others_stay(client, host, rack, ask, login, run):
+    host.check_output("systemctl is-enabled ara-prune.timer")
+    server, path = f"https://{names(rack)[0]}/api/v1/playbooks", f"/{uuid.uuid4().hex}.yml"
+    old = json.dumps({"ansible_version": "2.19", "status": "completed", "path": path, "started": "2020-01-01T00:00:00Z"})
+    assert ask(client, server, login, old)[0] == 201
+
+    def there(name):
+        return json.loads(ask(client, f"{server}?path={name}", login)[1])["count"]
+
+    assert (there(path), there(run.playbook)) == (1, 1)
+    host.check_output("sudo systemctl start ara-prune")
+    assert (there(path), there(run.playbook)) == (0, 1)
+
+
 def pin_of(address, root):
     """Return the checksum of the key of a server that has proven to be the one at its address, as Chromium wants it."""
     context = ssl.create_default_context(cafile=root)

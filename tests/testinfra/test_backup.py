@@ -65,6 +65,22 @@ def test_a_file_comes_back_as_it_was(rack, made):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack, tmp_path):
+    """A lost repository is gone on with from a copy, a new one takes no older one's place, and newer files do not outlive a restore."""
+    scratch = host.check_output("sudo mktemp -d /var/tmp/beowulf-backup-XXXXXX")
+    extra = {"scratch": scratch, "relay": str(tmp_path), "__backup_work": f"{scratch}/work"}
+    command = [
+        "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/backup_rounds.yml",
+        f"--extra-vars={json.dumps(extra)}",
+    ]  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "ANSIBLE_INVENTORY_ENABLED"}
+    try:
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=env)
+    finally:
+        host.check_output("sudo rm -r %s", scratch)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_tells_nothing_without_the_passphrase(host, made):
     """Neither what is in a file nor the name of it; a word that stands there in the open is found by the same search."""
     search = f"sudo grep --recursive --text --fixed-strings --files-with-matches %s {REPOSITORY} || :"

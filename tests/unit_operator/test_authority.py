@@ -145,6 +145,15 @@ def test_what_is_made_once_stays(authority):
     assert "changed=0" in authority.works()
 
 
+def test_what_is_left_over_from_a_newer_authority_is_given_to_nobody(authority):
+    """As after a restore of an older state, which says which of the keys are good."""
+    before = [(authority.ca / place).read_text() for place in ("public/user_ca.pub", "public/host_ca.pub", "tls/root.crt")]
+    for name in ("ssh/user_ca.{}.pub", "ssh/host_ca.{}.pub", "tls/root.{}.crt"):
+        shutil.copy2(authority.ca / name.format(1), authority.ca / name.format(2))
+    authority.works()
+    assert [(authority.ca / place).read_text() for place in ("public/user_ca.pub", "public/host_ca.pub", "tls/root.crt")] == before
+
+
 def test_a_key_that_was_signed_once_stays_known_when_the_node_is_made_anew(authority):
     folder = authority.ca / "certificates"
     keys = {(folder / "host-gamma.pub").read_text()}

@@ -290,7 +290,7 @@ def playbooks(cluster, monkeypatch):
     """The playbooks that would run, with their options; in the place of a file of variables what is in it."""
     ran = []
 
-    def run(command, _task):
+    def run(command, _task, variables=None):
         ran.append([Path(word.partition("@")[2]).read_text() if word.startswith("--extra-vars=@") else word for word in command])
         return 0, {}
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 from invoke import Context, Exit
@@ -29,6 +32,61 @@ def lab():
 def test_options_are_one_argument_each():
     assert deploy.options_for("a;b c", "x,y", True) == ["--limit=a;b c", "--tags=x,y", "--check"]
     assert deploy.options_for("", "", False) == []
+
+
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - ansible.builtin.debug:
+        msg: "{{ item }}"
+      loop: "{{ ['all'] + lines }}"
+    - ansible.builtin.copy:
+        content: "{{ [word, lines, deep] | to_json }}"
+        dest: "{{ out }}"
+        mode: "0600"
+"""
+
+
+def test_variables_are_values_whatever_is_in_them(tmp_path, monkeypatch):
+    """Neither a template nor another type, in a file that nobody else reads, and that is gone afterwards."""
+    trap = tmp_path / "trap"
+    lines = [
+        f"{{{{ lookup('pipe', 'touch {trap}') }}}}",
+        "{% raw %}",
+        "3",
+        "no",
+        "",
+        "a\nb",
+        "\x1b[2J",
+        "ü",
+        "\U0001f600",
+        "~",
+        None,
+        4,
+        True,
+    ]
+    given = {"word": lines[0], "lines": lines, "deep": {"a": [{"b": lines[0]}]}, "out": str(tmp_path / "out")}
+    (tmp_path / "play.yml").write_text(PLAY)
+    seen = []
+
+    def run(command, env, **_):
+        [option] = [word for word in command if word.startswith("--extra-vars")]
+        path = Path(option.removeprefix("--extra-vars=@"))
+        seen.append((path, stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)))
+        result = output(command, env=env, timeout=120)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.returncode
+
+    monkeypatch.setattr(deploy, "run", run)
+    monkeypatch.setenv("BEOWULF_STRATEGY", "linear")
+    deploy.run_playbooks([tool("ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")], "test", variables=given)
+    assert json.loads((tmp_path / "out").read_text()) == [given["word"], given["lines"], given["deep"]]
+    assert not trap.exists()
+    [(path, mode, above)] = seen
+    assert (mode, above) == (0o600, 0o700)
+    assert not path.exists()
 
 
 def test_success_says_what_changed_where_to_look_and_what_next(lab, capsys):

@@ -38,6 +38,14 @@ def test_a_missing_program_and_a_silent_one_are_failures():
     assert process.output(["sleep", "9"], timeout=0.2).returncode == 124
 
 
+def test_who_says_too_much_is_not_read_to_the_end():
+    for to in ("1", "2"):
+        result = process.output(["sh", "-c", f"yes >&{to}"], limit=1000, timeout=20)
+        assert (result.returncode, result.stdout) == (125, "")
+        assert "more than 1000 bytes" in result.stderr
+    assert process.output(["sh", "-c", "echo said; cat; echo told >&2; exit 3"], limit=1000, text="asked\n").stdout == "said\nasked\n"
+
+
 @pytest.mark.parametrize(("told", "terminal"), [("INT", False), ("TERM", False), ("TERM", True)])
 def test_an_interrupt_reaches_the_child_and_ends_without_traceback(tmp_path, told, terminal):
     """A terminal tells both of Ctrl-C; whoever is told alone, or told to end, passes it on."""
