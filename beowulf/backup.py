@@ -181,7 +181,8 @@ def create(cluster: Cluster, to: str = "") -> None:
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise Refusal(f"--to {to}: this is no folder that you may write to. Is the medium mounted?")
         variables["backup_to"] = str(folder_for(cluster, folder))
-    run(cluster, "backup.create", "backup", variables)
+    with lock.changing(cluster, "backup.create"):
+        run(cluster, "backup.create", "backup", variables)
     story = in_folder("", relay(cluster)).story
     if not story:
         raise Failure(f"There is no complete copy in {relay(cluster)}.")

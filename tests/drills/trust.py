@@ -69,7 +69,7 @@ def admitted(lab: Lab, node: str, certificate: Path) -> bool:
 
 def holder(lab: Lab) -> dict[str, str]:
     """Return who holds the cluster's lock, as it says; nothing while it is free."""
-    path = lock.FILE.format(cluster=lab.cluster.rack.cluster)
+    path = lock.FILE.format(cluster=lab.cluster.rack.cluster, user=lab.variables["rack_ssh_user"])
     return json.loads(lab.run(lab.variables["rack_deployer"]["name"], f"cat {path}", check=False) or "{}")
 
 

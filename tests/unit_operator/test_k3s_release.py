@@ -142,7 +142,9 @@ def releases(tmp_path):
     return f"file://{tmp_path}/releases", sums
 
 
-RELEASE = "    - ansible.builtin.import_role: {{name: k3s, tasks_from: release}}\n      vars: {{k3s_architectures: [{}], k3s_checksums: {}}}\n"
+RELEASE = (
+    "    - ansible.builtin.import_role: {{name: k3s, tasks_from: release}}\n      vars: {{k3s_architectures: [{}], k3s_checksums: {}}}\n"
+)
 
 
 def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path, releases):
@@ -164,9 +166,10 @@ def test_a_program_that_only_its_own_place_vouches_for_is_not_fetched(tmp_path, 
     assert not (tmp_path / "cache" / "v0.0.1+k3s1" / "k3s").exists()
 
 
+CHAIN = "".join(f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" for text in ("YWRtaW4=", "YWI="))
 VALUES = {
     "certificate-authority-data": "-----BEGIN CERTIFICATE-----\nYXV0aG9yaXR5\n-----END CERTIFICATE-----\n",
-    "client-certificate-data": "-----BEGIN CERTIFICATE-----\nYWRtaW4=\n-----END CERTIFICATE-----\n-----BEGIN CERTIFICATE-----\nYWI=\n-----END CERTIFICATE-----\n",
+    "client-certificate-data": CHAIN,
     "client-key-data": "-----BEGIN EC PRIVATE KEY-----\na2V5\n-----END EC PRIVATE KEY-----\n",
 }
 # As k3s writes it.
@@ -253,9 +256,10 @@ def test_a_kubeconfig_without_these_three_is_refused_and_the_admins_is_as_before
     assert code == 2, said
     assert "root on that node alone can change it" in " ".join(said.split())
     assert "YQ==" not in place.read_text()
-    assert yaml.safe_load(place.read_text())["users"][0]["user"]["client-key-data"] == base64.b64encode(
-        VALUES["client-key-data"].encode()
-    ).decode()
+    assert (
+        yaml.safe_load(place.read_text())["users"][0]["user"]["client-key-data"]
+        == base64.b64encode(VALUES["client-key-data"].encode()).decode()
+    )
 
 
 def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(tmp_path):

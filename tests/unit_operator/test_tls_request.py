@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import environment, output, tool
 
 WORD = "hunter2hunter2hunter2"
 # What root on a node can do: the module that writes the request runs there, with that node's own Python and its library.
