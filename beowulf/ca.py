@@ -464,8 +464,10 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     if shut_out:
         # From the first step on nobody believes it any more, this controller neither.
         options.append(f"--limit=all:!{what}")
+    # The names are changed and transferred with keys that each LAN server has; of a node that is in no rack file nobody knows what it was.
+    servers = ["tsig"] if key == "key" and (what in cluster.group("dns") or what not in cluster.rack.nodes) else []
     with lock.changing(cluster, "ca.revoke"):
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", *servers, options=options), "ca.revoke")
     deploy.conclude("ca.revoke", cluster, code, found)
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
