@@ -10,10 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from beowulf.process import environment, output, tool
 
@@ -141,24 +137,6 @@ def test_a_request_that_the_inventory_does_not_allow_is_refused_and_the_others_a
         assert why(report, node).startswith(f"{node} is given no certificate, and keeps the one that it has"), why(report, node)
         assert not shown.exists(), names(shown)
         assert not given.exists(), names(given)
-
-
-def test_a_node_cannot_make_the_authority_take_another_ones_serial_number_for_its_own(run, tmp_path, authority):
-    """Revoking the node would revoke the other one's certificate."""
-    pythons = dict.fromkeys(HONEST, Path(sys.executable))
-    assert run(pythons)[0] == 0
-    first, second = (tmp_path / node for node in HONEST)
-    other = openssl("x509", "-in", str(second / "node.crt"), "-noout", "-serial").strip().partition("=")[2]
-    # The same names, the same key, and the other one's number, under the name of the intermediate.
-    mine = x509.load_pem_x509_certificate((first / "node.crt").read_bytes())
-    builder = x509.CertificateBuilder(mine.issuer, mine.subject, mine.public_key(), int(other, 16), mine.not_valid_before_utc,
-                                      mine.not_valid_after_utc, list(mine.extensions))  # fmt: skip
-    forged = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
-    (first / "node.crt").write_text(forged + (authority / "intermediate.crt").read_text())
-    code, _report = run(pythons)
-    assert code == 0
-    assert str(int(other, 16)) not in (authority / "issued" / HONEST[0]).read_text().split()
-    assert openssl("x509", "-in", str(first / "node.crt"), "-noout", "-serial").strip().partition("=")[2] != other
 
 
 def test_a_second_run_changes_nothing_and_a_revoked_certificate_is_replaced(run, tmp_path, authority):
