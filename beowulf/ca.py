@@ -109,8 +109,7 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
         raise Refusal(f"There is no {authority}: the authority is made by ./bootstrap deploy, and each deploy brings its key here.")
     from beowulf import secrets as vault
 
-    with vault.refused():
-        passphrase = vault.store_of(cluster).get("ca")
+    passphrases = vault.passphrases(cluster, "ca")
     serial = secrets.randbits(63)
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         copy = Path(folder) / "key.pub"
@@ -127,7 +126,10 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
         command = ["ssh-keygen", "-q", "-s", str(authority), "-I", name, "-n", ",".join(principals), "-z", str(serial)]
         command += ["-V", f"{since}:{round(hours * 60):+d}m", str(copy)]
         env = environment(SSH_ASKPASS=str(ask), SSH_ASKPASS_REQUIRE="force")
-        result = subprocess.run(command, env=env, input=f"{passphrase}\n", capture_output=True, text=True, timeout=60, check=False)
+        for passphrase in passphrases:
+            result = subprocess.run(command, env=env, input=f"{passphrase}\n", capture_output=True, text=True, timeout=60, check=False)
+            if not result.returncode:
+                break
         made = Path(folder) / "key-cert.pub"
         if result.returncode or not made.is_file():
             raise Failure(f"ssh-keygen does not sign {public_key}: {result.stderr.strip()}")
