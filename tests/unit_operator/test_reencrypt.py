@@ -165,7 +165,6 @@ def borg_opens(repository, word, base):
     return subprocess.run(["borg", "list", str(repository)], env=env, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not shutil.which("borg"), reason="borg is not installed")
 def test_the_backups_open_with_the_new_passphrase_alone(cluster, tmp_path):
     old, repository, base = cluster.store.get("backup"), tmp_path / "repository", tmp_path / "borg"
     env = environment(BORG_PASSPHRASE=old, BORG_BASE_DIR=str(base))
