@@ -466,11 +466,12 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     if shut_out:
         # From the first step on nobody believes it any more, this controller neither.
         options.append(f"--limit=all:!{what}")
-    # The names are changed and transferred with keys that each LAN server has; of a node that is in no rack file nobody knows what it was.
-    servers = ["tsig"] if key == "key" and (what in cluster.group("dns") or what not in cluster.rack.nodes) else []
     with lock.changing(cluster, "ca.revoke"):
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", *servers, options=options), "ca.revoke")
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), "ca.revoke")
     deploy.conclude("ca.revoke", cluster, code, found)
+    # Each LAN server has the keys with which names change and zones travel; of a node that is in no rack file nobody knows what it was.
+    if key == "key" and (what in cluster.group("dhcp") or what not in cluster.rack.nodes):
+        roll_names(cluster, [f"--limit=all:!{what}"] if shut_out else [])
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
         if key == "serial" and one["name"] != own_name():
@@ -485,13 +486,24 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     if key == "key" and what in cluster.group("dhcp"):
         print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
         if which == "old":
-            print(f"  next: the list has what {what} shows today, too: on it, sudo rm /etc/kea/tls/node.crt, and deploy")
+            print(f"  next: the list has what {what} shows today, too: deploy, and it is given another one")
         else:
             print(f"  next: take {what} out of the rack file and deploy, which closes the other one's door to it")
     elif key != "key" and not known:
         print(f"  the authority knows no certificate {what} that is good; whatever has it is refused from now on")
     if key == "id":
         print(f"  whatever is signed for the name {what} from now on is refused, too: sign for another name")
+
+
+def roll_names(cluster: Cluster, options: Sequence[str]) -> None:
+    """Give the LAN servers new keys for the changes and the transfers of names; raise Failure when one of them does not get them."""
+    from beowulf import deploy, lock
+
+    with lock.changing(cluster, "ca.revoke"):
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "tsig", options=options), "ca.revoke")
+    if code:
+        print("The keys are revoked; the LAN servers' own for names are not all new, and the same command does that again.")
+    deploy.conclude("ca.revoke", cluster, code, found)
 
 
 def renew(cluster: Cluster) -> None:
