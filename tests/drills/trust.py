@@ -345,7 +345,7 @@ def renew_tls(lab: Lab):
         node: [f"{KEA_TLS}/node.crt"] for node in lab.pair
     }
     # And what the authority remembers of them.
-    kept[deployer] += [f"{AUTHORITY}/tls/given.{node}.crt" for node in (deployer, *lab.pair)]
+    kept[deployer] += [f"{AUTHORITY}/tls/issued/{node}.crt" for node in (deployer, *lab.pair)]
     before = shown(lab)
     for node, paths in kept.items():
         lab.run(node, " && ".join(f"cp -p {path} {path}.drill" for path in paths))
@@ -371,6 +371,7 @@ def renew_tls(lab: Lab):
 
 
 NAMED_LEASE = """
+import json
 with Conversation({interface!r}, b"\\x02\\x00\\x5ekey") as client:
     offer = next(client.discover(10))
     server = (SERVER_ID, offer["options"][SERVER_ID])

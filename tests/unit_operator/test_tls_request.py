@@ -58,7 +58,7 @@ def openssl(*arguments: str) -> str:
 def authority(tmp_path):
     """Make an authority's folder: a root, an intermediate with an encrypted key, and an empty list of what is revoked."""
     place = tmp_path / "authority"
-    place.mkdir()
+    (place / "issued").mkdir(parents=True)
     for name in ("root", "intermediate"):
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-passout", "stdin", "-keyout", str(place / f"{name}.key")]
         openssl("req", "-x509", *key, "-subj", f"/CN=lab.internal {name}", "-days", "30", "-out", str(place / f"{name}.crt"))
@@ -129,7 +129,7 @@ def test_a_request_that_the_inventory_does_not_allow_is_refused_and_the_others_a
     code, report = run(pythons)
     assert code == 2
     for node in pythons:
-        given, shown = authority / f"given.{node}.crt", tmp_path / node / "node.crt"
+        given, shown = authority / "issued" / f"{node}.crt", tmp_path / node / "node.crt"
         if node in HONEST:
             assert not why(report, node)
             assert f"DNS:{node}.lab.internal, IP Address:10.77.0.11" in names(shown)
