@@ -434,6 +434,33 @@ def backup_list(c: Context, cluster: str = DEFAULT) -> None:
     backup.listing(find(cluster))
 
 
+@task(help=CLUSTER | {"node": "name of the node"}, positional=["node"])
+@plainly
+def k3s_remove(c: Context, node: str, cluster: str = DEFAULT) -> None:
+    """Take a node out of k3s, also one that is dead; while it is in the rack file, it joins again at the next deploy."""
+    from beowulf import k3s
+
+    k3s.remove(find(cluster), node)
+
+
+@task(help=CLUSTER)
+@plainly
+def k3s_snapshot(c: Context, cluster: str = DEFAULT) -> None:
+    """Keep the datastore of k3s and its keys on this machine, encrypted."""
+    from beowulf import k3s
+
+    k3s.snapshot(find(cluster))
+
+
+@task(help=CLUSTER | {"file": "the snapshot"}, positional=["file"])
+@plainly
+def k3s_restore(c: Context, file: str, cluster: str = DEFAULT) -> None:
+    """Bring k3s back to a snapshot; what was done after it is gone."""
+    from beowulf import k3s
+
+    k3s.restore(find(cluster), file)
+
+
 @task(help=CLUSTER | {"local": "those that this machine has kept, because there was no ARA on the deployer"})
 @plainly
 def ara_serve(c: Context, cluster: str = DEFAULT, local: bool = False) -> None:
@@ -527,6 +554,7 @@ ns = Collection(
     group("ca", user=ca_user, list=ca_list, revoke=ca_revoke, unrevoke=ca_unrevoke, renew=ca_renew, rotate=ca_rotate),
     group("backup", create=backup_create, restore=backup_restore, list=backup_list),
     group("registry", fill=registry_fill),
+    group("k3s", remove=k3s_remove, snapshot=k3s_snapshot, restore=k3s_restore),
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),

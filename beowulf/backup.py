@@ -272,7 +272,8 @@ def create(cluster: Cluster, to: str = "", force: bool = False) -> None:
         variables["backup_to"] = str(folder_for(cluster, folder))
     brought = relay(cluster).with_name("restore")
     try:
-        run(cluster, "backup.create", "backup", variables | to_take_back(cluster, brought, force))
+        with lock.changing(cluster, "backup.create"):
+            run(cluster, "backup.create", "backup", variables | to_take_back(cluster, brought, force))
     finally:
         shutil.rmtree(brought, ignore_errors=True)
     story = in_folder("", relay(cluster)).story

@@ -145,8 +145,7 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
         raise Refusal(f"There is no {authority}: the authority is made by ./bootstrap deploy, and each deploy brings its key here.")
     from beowulf import secrets as vault
 
-    with vault.refused():
-        passphrase = vault.store_of(cluster).get("ca")
+    passphrases = vault.passphrases(cluster, "ca")
     serial = secrets.randbits(63)
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         copy = Path(folder) / "key.pub"
@@ -163,7 +162,10 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
         command = ["ssh-keygen", "-q", "-s", str(authority), "-I", name, "-n", ",".join(principals), "-z", str(serial)]
         command += ["-V", f"{since}:{round(hours * 60):+d}m", str(copy)]
         env = environment(SSH_ASKPASS=str(ask), SSH_ASKPASS_REQUIRE="force")
-        result = subprocess.run(command, env=env, input=f"{passphrase}\n", capture_output=True, text=True, timeout=60, check=False)
+        for passphrase in passphrases:
+            result = subprocess.run(command, env=env, input=f"{passphrase}\n", capture_output=True, text=True, timeout=60, check=False)
+            if not result.returncode:
+                break
         made = Path(folder) / "key-cert.pub"
         if result.returncode or not made.is_file():
             raise Failure(f"ssh-keygen does not sign {public_key}: {result.stderr.strip()}")
@@ -569,6 +571,9 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     change_list(cluster, "ca.revoke", options, ca_revoked=lines, ca_tls_revoked_nodes=[what] if of_node else [])
     for note in notes:
         print(f"  {note}")
+    # Each LAN server has the keys with which names change and zones travel; of a node that is in no rack file nobody knows what it was.
+    if of_node and (what in cluster.group("dhcp") or what not in cluster.rack.nodes):
+        roll_names(cluster, options)
     for one in known:
         print(f"  {one['name']}, serial {one['serial']}, would have been good for {(ends(one) - time.time()) / 3600:.1f} h more")
         if key == "serial" and one["name"] != own_name():
@@ -583,7 +588,7 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
     if of_node and what in cluster.group("dhcp"):
         print("  Kea reads no list of revoked certificates: the other DHCP server believes the one of this node until it ends")
         if which == "old":
-            print(f"  next: the list has what {what} shows today, too: on it, sudo rm /etc/kea/tls/node.crt, and deploy")
+            print(f"  next: the list has what {what} shows today, too: deploy, and it is given another one")
         else:
             print(f"  next: take {what} out of the rack file and deploy, which closes the other one's door to it")
     elif key != "key" and not known:
@@ -644,6 +649,17 @@ def in_force(lines: Sequence[str]) -> list[str]:
     from ansible_collections.beowulf.cluster.plugins.filter import revocations
 
     return revocations.in_force(lines)
+
+
+def roll_names(cluster: Cluster, options: Sequence[str]) -> None:
+    """Give the LAN servers new keys for the changes and the transfers of names; raise Failure when one of them does not get them."""
+    from beowulf import deploy, lock
+
+    with lock.changing(cluster, "ca.revoke"):
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "tsig", options=options), "ca.revoke")
+    if code:
+        print("The keys are revoked; the LAN servers' own for names are not all new, and the same command does that again.")
+    deploy.conclude("ca.revoke", cluster, code, found)
 
 
 def renew(cluster: Cluster) -> None:

@@ -18,7 +18,7 @@ DEVELOPMENT = ROOT / "requirements" / "dev.txt"
 HEADER = "# Made from {name}.in by `./bootstrap dev.lock`, which needs uv: every version with the hashes of its files.\n"
 
 
-PROGRAMS = {"pass": "pass", "redis-server": "redis-server"}
+PROGRAMS = {"borg": "borgbackup", "pass": "pass", "redis-server": "redis-server"}
 """Programs that the checks start themselves, and the Debian packages that have them."""
 
 

@@ -2,8 +2,11 @@
 
 There are two locks, and who changes the cluster holds both. One is here, for all who use this clone: it holds also while there is no
 deployer yet, or none that answers. The other one is on the deployer, for all controllers, held by a program that lives as long as the
-connection to it. Both are flock(2) on a file: whoever dies, or whose machine does, holds nothing, and the next one finds out at once. What
-stands in the file says who it is.
+connection to it. It is a file of the user as whom controllers come in, in a folder that no service there enters, and root on the deployer
+takes it as that user: nobody else can hold it or say who does, and nobody leaves a file there that shuts the others out.
+
+Both are flock(2) on a file: whoever dies, or whose machine does, holds nothing, and the next one finds out at once. What stands in the
+file says who it is.
 
 A run is more than the process that took them: when that is killed, ansible-playbook goes on without it, and both locks are held until it
 has ended, too (keep).
@@ -19,6 +22,7 @@ import fcntl
 import getpass
 import json
 import os
+import pwd
 import shlex
 import socket
 import subprocess
@@ -33,7 +37,8 @@ from beowulf.process import environment
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
 
-FILE = "/run/lock/beowulf-{cluster}"
+FILE = "~{user}/.local/state/beowulf/{cluster}.lock"
+"""The lock on the deployer, as its shell reads it."""
 TAKEN = 75
 """Exit code for a lock that somebody else holds (EX_TEMPFAIL, sysexits.h)."""
 UNREACHABLE = 255
@@ -55,16 +60,21 @@ def holding(path: str, who: str) -> str:
     """
     inner = f"printf %s {shlex.quote(who)} >{path}; echo held; cat >/dev/null; : >{path}"
     take = f"flock --nonblock --conflict-exit-code {TAKEN} {path} sh -c {shlex.quote(inner)}"
-    return f"umask 0; touch {path} 2>/dev/null; {take} || {{ code=$?; cat {path}; exit $code; }}"
+    return f"umask 077; mkdir -p {Path(path).parent}; {take} || {{ code=$?; cat {path}; exit $code; }}"
 
 
 def told(text: str) -> str:
     """Say who holds a lock, from what stands in its file."""
     try:
-        found = json.loads(text)
+        found = {name: printable(str(value)) for name, value in json.loads(text).items()}
         return f"{found['user']}@{found['host']} runs {found['task']} since {found['since']} (process {found['process']})"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, AttributeError):
         return "somebody else changes it, who has not said who"
+
+
+def printable(text: str) -> str:
+    """Return what another machine said without what would steer a terminal, and no more than a line of it."""
+    return "".join(sign for sign in text if sign.isprintable())[:200]
 
 
 def keep(process: int) -> subprocess.Popen | None:
@@ -82,15 +92,26 @@ def keep(process: int) -> subprocess.Popen | None:
     return subprocess.Popen([sys.executable, "-I", "-S", "-c", WAIT, str(process)], pass_fds=held, start_new_session=True, **quiet)
 
 
+def acting_as(user: str) -> list[str]:
+    """Return what a command of this machine begins with that a user is to run, without a question; nothing for oneself."""
+    if pwd.getpwuid(os.geteuid()).pw_name == user:
+        return []
+    return ["runuser", "-u", user, "--"] if os.geteuid() == 0 else ["sudo", "-n", "-u", user]
+
+
 def introduction(task: str) -> str:
     """Return what the one who holds a lock says of itself."""
     since = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return json.dumps({"user": getpass.getuser(), "host": socket.gethostname(), "task": task, "since": since, "process": os.getpid()})
 
 
-def refused(cluster: Cluster, task: str, text: str) -> Refusal:
+class Busy(Refusal):
+    """Somebody else changes the cluster."""
+
+
+def refused(cluster: Cluster, task: str, text: str) -> Busy:
     """Return the refusal of a task while another one has the lock."""
-    return Refusal(
+    return Busy(
         f"{task} {cluster.name}: refused, {told(text)}. Its lock goes with it and with the ansible-playbook that it has started: "
         "wait, or end them."
     )
@@ -98,7 +119,7 @@ def refused(cluster: Cluster, task: str, text: str) -> Refusal:
 
 @contextlib.contextmanager
 def here(cluster: Cluster, task: str) -> Iterator[Path]:
-    """Hold the lock of this clone while the body runs; give its file. Raises Refusal when somebody else has it: nothing was touched."""
+    """Hold the lock of this clone while the body runs; give its file. Raises Busy when somebody else has it: nothing was touched."""
     path = cluster.state / "lock"
     if path in _here:
         yield path
@@ -107,6 +128,10 @@ def here(cluster: Cluster, task: str) -> Iterator[Path]:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Not emptied before it is held: until then it names the other one.
         file = path.open("a+", encoding="utf-8")
+        if os.geteuid() == 0:
+            # Root in the clone of another user leaves nothing there that would shut that one out.
+            owner = path.parent.stat()
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
     except OSError as error:
         raise Refusal(f"{task} {cluster.name}: refused, the lock {path} cannot be opened: {error.strerror}.") from error
     with file:
@@ -128,7 +153,7 @@ def here(cluster: Cluster, task: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def changing(cluster: Cluster, task: str) -> Iterator[None]:
-    """Hold the lock of a cluster while the body runs. Raises Refusal when somebody else has it: nothing was touched."""
+    """Hold the lock of a cluster while the body runs. Raises Busy when somebody else has it: nothing was touched."""
     with here(cluster, task) as path:
         if path in _there and _there[path].poll() is None:
             yield
@@ -151,10 +176,11 @@ def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
     from beowulf.cluster import is_own
 
     deployer = cluster.variables["rack_deployer"]
-    file = FILE.format(cluster=cluster.rack.cluster)
+    user = str(cluster.variables["rack_ssh_user"])
+    file = FILE.format(cluster=cluster.rack.cluster, user=user)
     command = holding(file, introduction(task))
     if is_own(deployer["address"]):
-        way = ["sh", "-c", command]
+        way = [*acting_as(user), "sh", "-c", command]
     else:
         way = [*cluster.ssh(deployer["name"])]
         way[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ControlPath=none", "-o", f"ConnectTimeout={CONNECT}"]
@@ -173,7 +199,7 @@ def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
     if child.returncode == TAKEN:
         raise refused(cluster, task, first + rest)
     if child.returncode != UNREACHABLE:
-        said = (complaint.strip() or (first + rest).strip() or "nothing").splitlines()[-1]
+        said = printable((complaint.strip() or (first + rest).strip() or "nothing").splitlines()[-1])
         raise Refusal(
             f"{task} {cluster.name}: refused, {deployer['name']} answers and does not give the lock {file}: it ended with "
             f"{child.returncode} and said: {said}"

@@ -86,12 +86,24 @@ def password() -> str | None:
 
 
 def fill(cluster: Cluster) -> None:
-    """Ask the DHCP servers for the leases of strangers and put them into Redis, in the place of what was there."""
+    """Ask the DHCP servers for the leases of strangers and put them into Redis, in the place of what was there.
+
+    Left for the next time while somebody changes the cluster: its servers may be between two states.
+    """
     from redis import Redis, RedisError
+
+    from beowulf import lock
 
     if not cluster.rack.registry:
         raise Refusal(f"{cluster.path.name} names no registry. The deployer's own is `registry: redis://127.0.0.1:6379/0`.")
     secret = password()
+    try:
+        # Looked for and not held: nothing here changes the cluster, and a timer must not refuse a person's deploy.
+        with lock.changing(cluster, "registry.fill"):
+            pass
+    except lock.Busy as busy:
+        print(f"{busy} The registry stays as it is until then.")
+        return
     servers = cluster.group("dhcp")
     with ThreadPoolExecutor(max_workers=len(servers)) as pool:
         answers = list(pool.map(lambda node: ask(cluster, node), servers))

@@ -40,6 +40,11 @@ def preflight(cluster: Cluster) -> None:
     with refused():
         if new := store.create():
             print(f"secrets of {cluster.name}: {', '.join(new)} generated in {store.file}")
+        if halfway := list(store.staged()):
+            raise Refusal(
+                f"./bootstrap secrets.rotate {halfway[0]} was interrupted, and a part of what {halfway[0]} encrypts may have its new value "
+                "already. Say that again, and it goes on where it was. Nothing was touched."
+            )
 
 
 def init(cluster: Cluster) -> None:
@@ -64,8 +69,20 @@ def show(cluster: Cluster, name: str) -> None:
         print(store.get(known(name)))
 
 
+def passphrases(cluster: Cluster, name: str) -> list[str]:
+    """Return what may open things that are encrypted with a secret: its value, and while that changes the coming one, too."""
+    store = store_of(cluster)
+    with refused():
+        return [store.get(name), *(value for key, value in store.staged().items() if key == name)]
+
+
 def rotate(cluster: Cluster, names: Sequence[str], password: bool = False) -> None:
-    """Give secrets, or all that may change by themselves, or with `password` the vault's password alone, new values."""
+    """Give secrets, or all that may change by themselves, or with `password` the vault's password alone, new values.
+
+    The passphrases of the authority and of the backups change, each by itself, together with what they encrypt.
+    """
+    from beowulf import reencrypt
+
     store = store_of(cluster)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import KINDS, known
 
@@ -73,12 +90,16 @@ def rotate(cluster: Cluster, names: Sequence[str], password: bool = False) -> No
         bound = {name: kind.encrypts for name, kind in KINDS.items() if kind.encrypts}
         if password and names:
             raise Refusal("secrets.rotate --password gives the vault another password and changes no secret in it: leave the names out.")
+        if len(names) == 1 and known(names[0]) in reencrypt.WAYS:
+            reencrypt.rotate(cluster, names[0])
+            return
         for name in names:
-            if encrypted := bound.get(known(name)):
+            if (encrypted := bound.get(known(name))) and name in reencrypt.WAYS:
                 raise Refusal(
-                    f"{name} is not rotated here: {encrypted} are encrypted with it, and nobody could read them any more. "
-                    "They have to be encrypted again in the same step as their passphrase changes."
+                    f"{encrypted} are encrypted with {name}, and are encrypted anew in the same step: say secrets.rotate {name} alone."
                 )
+            if encrypted:
+                raise Refusal(f"{name} is not rotated: {encrypted} are encrypted with it, and nobody could read them any more.")
         if password:
             print(f"secrets of {cluster.name}: the vault has a new password, in {store.rekey()}\n{next_step(cluster)}")
             return

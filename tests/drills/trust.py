@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from beowulf import ca, deploy, lock
-from beowulf.drill import INFINITE, Figure, Lab, drill
+from beowulf.drill import INFINITE, Figure, Lab, drill, unnoticed
 from beowulf.errors import Failure
 from beowulf.process import ROOT, environment, output, tool
 
@@ -69,7 +69,7 @@ def admitted(lab: Lab, node: str, certificate: Path) -> bool:
 
 def holder(lab: Lab) -> dict[str, str]:
     """Return who holds the cluster's lock, as it says; nothing while it is free."""
-    path = lock.FILE.format(cluster=lab.cluster.rack.cluster)
+    path = lock.FILE.format(cluster=lab.cluster.rack.cluster, user=lab.variables["rack_ssh_user"])
     return json.loads(lab.run(lab.variables["rack_deployer"]["name"], f"cat {path}", check=False) or "{}")
 
 
@@ -344,6 +344,8 @@ def renew_tls(lab: Lab):
     kept = {deployer: [f"{AUTHORITY}/tls/intermediate.crt", "/etc/ssl/cluster/node.crt"]} | {
         node: [f"{KEA_TLS}/node.crt"] for node in lab.pair
     }
+    # And what the authority remembers of them.
+    kept[deployer] += [f"{AUTHORITY}/tls/issued/{node}.crt" for node in (deployer, *lab.pair)]
     before = shown(lab)
     for node, paths in kept.items():
         lab.run(node, " && ".join(f"cp -p {path} {path}.drill" for path in paths))
@@ -416,6 +418,61 @@ def bad_keys_of_a_node(lab: Lab):
     finally:
         lab.run(node, f"rm -f {folder}/id_ed25519; mv {kept} {folder}/id_ed25519")
     done(lab, "ca.renew")
+
+
+NAMED_LEASE = """
+import json
+with Conversation({interface!r}, b"\\x02\\x00\\x5ekey") as client:
+    offer = next(client.discover(10))
+    server = (SERVER_ID, offer["options"][SERVER_ID])
+    client.send(REQUEST, [(REQUESTED_ADDRESS, socket.inet_aton(offer["address"])), server, (HOSTNAME, b"rolled")])
+    ack = next(client.replies({{ACK}}, 5))
+    if {release}:
+        client.release(ack)
+print(json.dumps(ack["address"]))
+"""
+
+
+@drill("25, LAN server")
+def stolen_keys_of_names(lab: Lab):
+    """The keys that a stolen LAN server changes and transfers zones with are replaced; they are refused, and nobody else notices"""
+    first, dynamic = lab.variables["rack_dns_primary"]["name"], lab.variables["rack_dyn_domain"]
+    stolen = {name: lab.run(first, f"cat /etc/bind/{name}.key") for name in ("transfer", "update")}
+    place = lab.run(lab.client, "mktemp -d")
+
+    def let_in() -> int:
+        """Count the servers that transfer to the thief, and the changes that the thief may make."""
+        update = f"server {lab.address[first]}\\nzone {dynamic}\\nupdate add thief.{dynamic} 60 A 192.0.2.9\\nsend\\n"
+        undo = update.replace("add", "delete")
+        asks = [f"dig +time=2 +tries=1 -k {place}/transfer.key @{lab.address[node]} {zone} AXFR | grep -q SOA"
+                for node in lab.pair for zone in (lab.domain, dynamic)]  # fmt: skip
+        asks.append(f"printf '{update}' | nsupdate -t 3 -k {place}/update.key && printf '{undo}' | nsupdate -t 3 -k {place}/update.key")
+        return sum(lab.run(lab.client, f"({ask}) >/dev/null 2>&1 && echo yes || :") == "yes" for ask in asks)
+
+    try:
+        for name, text in stolen.items():
+            lab.run(lab.client, f"umask 077; printf %s {shlex.quote(text)} >{place}/{name}.key")
+        before = let_in()
+        with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
+            code, _summary = lab.play(deploy.playbook(lab.cluster, "tsig"))
+            time.sleep(2)
+        after = let_in()
+    finally:
+        lab.run(lab.client, f"rm -r {place}")
+    keys = {node: lab.run(node, "sha256sum /etc/bind/transfer.key /etc/bind/update.key") for node in lab.pair}
+    interface = lab.interface(lab.client)
+    lab.python(lab.client, NAMED_LEASE.format(interface=interface, release=False))
+    try:
+        told = [f"dig +short +time=1 +tries=1 @{lab.address[node]} rolled.{dynamic}" for node in lab.pair]
+        came = lab.until(lambda: all(lab.run(lab.client, ask) for ask in told), 20, "a new machine has its name on both servers")
+    finally:
+        lab.python(lab.client, NAMED_LEASE.format(interface=interface, release=True))
+    yield Figure("what the stolen keys opened before", before, 5, unit="", least=True)
+    yield Figure("runs that failed", float(bool(code)), 0, unit="")
+    yield Figure("what the stolen keys open after", after, 0, unit="")
+    yield Figure("servers with keys of their own", len(set(keys.values())) - 1, 0, unit="")
+    yield Figure("name of a new machine on both servers after", came, 10, loose=True)
+    yield from unnoticed(watch)
 
 
 @drill("lock-out, SSH")

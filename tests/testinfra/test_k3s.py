@@ -120,17 +120,19 @@ def test_who_did_what_is_logged_and_not_what_was_in_it(node, nodes, api, eventua
     assert int(host.run(log, "plainwordofaudit").stdout or 0) == 0
 
 
-def test_the_admins_kubeconfig_names_the_api_and_is_for_nobody_else(rack):
+def test_the_admins_kubeconfig_needs_no_name_server_and_is_for_nobody_else(rack, nodes, hostvars):
     path = Path(rack["rack_state_dir"]) / "kubeconfig"
     assert path.stat().st_mode & 0o777 == 0o600
-    assert f"server: https://k3s.{rack['rack_domain']}:6443" in path.read_text()
+    for server in nodes("k3s_server"):
+        assert f"server: https://{hostvars[server]['rack_address']}:6443\n" in path.read_text()
 
 
-def test_the_certificate_of_the_api_has_its_name(host, rack, nodes, hostvars):
+def test_the_certificate_of_the_api_has_its_name_and_the_address_in_the_kubeconfig(host, rack, nodes, hostvars):
     server = hostvars[nodes("k3s_server")[0]]["rack_address"]
     ask = "import ssl,sys;print(ssl.get_server_certificate((sys.argv[1],6443),timeout=10))"
     names = host.check_output("python3 -c %s %s | openssl x509 -noout -ext subjectAltName", ask, server)
     assert f"DNS:k3s.{rack['rack_domain']}" in names
+    assert f"IP Address:{server}" in names
 
 
 @pytest.fixture

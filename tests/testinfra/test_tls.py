@@ -34,6 +34,20 @@ def test_the_authority_knows_what_it_would_take_back(host, node, rack):
     assert str(serial) in given.split()
 
 
+def test_a_node_shows_what_the_authority_has_signed_for_it_and_nothing_else(host, node, rack):
+    """What is revoked with a node is what the authority remembers."""
+    record = f"sudo cat /var/lib/cluster-ca/tls/issued/{host.backend.host}.crt"
+    given = node(rack["rack_deployer"]["name"]).check_output(record)
+    assert host.check_output(f"cat {FOLDER}/node.crt").startswith(given.strip())
+    mine = host.ansible.get_variables()
+    shown = host.check_output(
+        f"openssl x509 -in {FOLDER}/node.crt -noout -subject -ext subjectAltName,extendedKeyUsage,keyUsage,basicConstraints"
+    )
+    assert f"CN = {mine['rack_fqdn']}" in shown or f"CN={mine['rack_fqdn']}" in shown
+    assert f"DNS:{mine['rack_fqdn']}, IP Address:{mine['rack_address']}\n" in f"{shown}\n"
+    assert "CA:TRUE" not in shown
+
+
 def hello(host, peer, proof):
     """The first answer of the peer's DHCP server to its partner, or the complaint of TLS."""
     question = '{"command": "ha-heartbeat"}'

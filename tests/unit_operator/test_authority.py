@@ -484,7 +484,7 @@ def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
     for _ in range(2):
         authority.works(CERTIFY, **own)
         serials.append(certificate(authority.folder / "tls" / "node.crt", "-serial").strip().partition("=")[2])
-        (authority.folder / "tls" / "node.crt").unlink()
+        (authority.ca / "tls" / "issued" / "gamma.crt").unlink()
     assert len(set(serials)) == 2
     assert taken_back(authority) == []
     # psi has no certificate, which is no reason to stop.

@@ -45,6 +45,8 @@ def put(folder, told):
 def lab(monkeypatch, tmp_path):
     """The lab, with a state of its own and nodes that have no copy."""
     monkeypatch.setattr(Cluster, "state", tmp_path / "state")
+    # That of the real deployer, which somebody may hold, is none of a test's.
+    monkeypatch.setattr(backup.lock, "changing", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(backup, "on_node", lambda cluster, node: backup.Copy(node, None, reason="no copy"))
     return Cluster("lab")
 

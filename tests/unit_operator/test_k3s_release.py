@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -12,6 +13,7 @@ import subprocess
 import tarfile
 
 import pytest
+import yaml
 
 from beowulf import deploy
 from beowulf.cluster import Cluster
@@ -125,20 +127,152 @@ def play(tmp_path, tasks, *options, **variables):
     return result.returncode, result.stdout + result.stderr
 
 
-def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path):
-    """Before the first deploy of a board nobody knows its processor for sure."""
+@pytest.fixture
+def releases(tmp_path):
+    """A place with a release whose own lists are right; return its address and the checksums of its programs."""
     place = tmp_path / "releases" / "v0.0.1%2Bk3s1"
     place.mkdir(parents=True)
-    for name, family in (("k3s", "amd64"), ("k3s-arm64", "arm64")):
+    sums = {}
+    for name, arch in (("k3s", "amd64"), ("k3s-arm64", "arm64")):
         (place / name).write_text(name)
-        (place / f"sha256sum-{family}.txt").write_text(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n")
-    task = "    - ansible.builtin.import_role: {{name: k3s, tasks_from: release}}\n      vars: {{k3s_architectures: [{}]}}\n"
+        sums[arch] = hashlib.sha256(name.encode()).hexdigest()
+        (place / f"sha256sum-{arch}.txt").write_text(f"{sums[arch]}  {name}\n")
     # A path is read as it stands, a URL with %2B for the plus.
     (tmp_path / "releases" / "v0.0.1+k3s1").symlink_to(place)
-    tasks = "".join(task.format(one) for one in ("amd64", "amd64", "arm64"))
-    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=f"file://{tmp_path}/releases")
+    return f"file://{tmp_path}/releases", sums
+
+
+RELEASE = (
+    "    - ansible.builtin.import_role: {{name: k3s, tasks_from: release}}\n      vars: {{k3s_architectures: [{}], k3s_checksums: {}}}\n"
+)
+
+
+def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path, releases):
+    """Before the first deploy of a board nobody knows its processor for sure."""
+    tasks = "".join(RELEASE.format(one, {"v0.0.1+k3s1": releases[1]}) for one in ("amd64", "amd64", "arm64"))
+    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
     assert code == 0, said
     assert {path.name for path in (tmp_path / "cache" / "v0.0.1+k3s1").iterdir()} == {"k3s", "k3s-arm64"}
+
+
+@pytest.mark.parametrize("known", [{}, {"arm64": "0" * 64}, {"amd64": "0" * 64}], ids=["none", "of another processor", "another"])
+def test_a_program_that_only_its_own_place_vouches_for_is_not_fetched(tmp_path, releases, known):
+    """A list of checksums beside a program is written by whoever wrote the program."""
+    tasks = RELEASE.format("amd64", {"v0.0.1+k3s1": known} if known else {})
+    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
+    assert code == 2, said
+    assert "k3s was touched on no node" in " ".join(said.split())
+    assert "amd64" in known or "k3s_checksums has no SHA-256 of it for amd64" in " ".join(said.split())
+    assert not (tmp_path / "cache" / "v0.0.1+k3s1" / "k3s").exists()
+
+
+CHAIN = "".join(f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n" for text in ("YWRtaW4=", "YWI="))
+VALUES = {
+    "certificate-authority-data": "-----BEGIN CERTIFICATE-----\nYXV0aG9yaXR5\n-----END CERTIFICATE-----\n",
+    "client-certificate-data": CHAIN,
+    "client-key-data": "-----BEGIN EC PRIVATE KEY-----\na2V5\n-----END EC PRIVATE KEY-----\n",
+}
+# As k3s writes it.
+WRITTEN = """apiVersion: v1
+clusters:
+- cluster:
+    certificate-authority-data: {certificate-authority-data}
+    server: https://127.0.0.1:6443
+  name: default
+contexts:
+- context:
+    cluster: default
+    user: default
+  name: default
+current-context: default
+kind: Config
+users:
+- name: default
+  user:
+    client-certificate-data: {client-certificate-data}
+    client-key-data: {client-key-data}
+"""
+EXEC = """    exec: {apiVersion: client.authentication.k8s.io/v1, command: sh, args: [-c, "id >/tmp/owned"], interactiveMode: Never}
+"""
+
+
+@pytest.fixture
+def joined(tmp_path):
+    """Let the first of two servers join whose kubeconfig is planted; return the exit code, what was said and what the admin has."""
+    shutil.copytree(ROOT / "roles/k3s", tmp_path / "roles/k3s")
+    tasks = tmp_path / "roles/k3s/tasks/joined.yml"
+    tasks.write_text(tasks.read_text().replace("/etc/rancher/k3s", str(tmp_path / "node")))
+    (tmp_path / "node").mkdir()
+
+    def one(text):
+        (tmp_path / "node" / "k3s.yaml").write_text(text)
+        servers = "[{name: gamma, address: 192.0.2.1}, {name: delta, address: 192.0.2.2}]"
+        role = "    - ansible.builtin.import_role: {name: k3s, tasks_from: joined}\n"
+        role += f"      vars: {{k3s_servers: {servers}, k3s_name: gamma, k3s_api_name: k3s.lab.internal, k3s_address: 192.0.2.1}}\n"
+        code, said = play(tmp_path, role, k3s_kubeconfig=str(tmp_path / "kubeconfig"))
+        return code, said, tmp_path / "kubeconfig"
+
+    return one
+
+
+def written(**values):
+    """Return a kubeconfig as k3s writes it, with other values."""
+    encoded = {name: base64.b64encode(text.encode()).decode() for name, text in {**VALUES, **values}.items()}
+    return re.sub(r"\{([a-z-]+)\}", lambda found: encoded[found[1]], WRITTEN)
+
+
+def test_of_the_kubeconfig_of_a_node_three_values_travel_and_nothing_else(joined):
+    """Root on the server may write there what kubectl would run on the admin's machine."""
+    evil = written().replace("- name: default\n  user:\n", f"- name: default\n  user:\n{EXEC}").replace("127.0.0.1", "evil.example.org")
+    code, said, place = joined(evil + "extensions: [{name: x, extension: {command: sh}}]\n")
+    assert code == 0, said
+    assert place.stat().st_mode & 0o777 == 0o600
+    found = yaml.safe_load(place.read_text())
+    encoded = {name: base64.b64encode(text.encode()).decode() for name, text in VALUES.items()}
+    authority = encoded.pop("certificate-authority-data")
+    clusters = {"gamma": "https://192.0.2.1:6443", "delta": "https://192.0.2.2:6443"}
+    assert found == {
+        "apiVersion": "v1", "kind": "Config", "current-context": "gamma", "users": [{"name": "admin", "user": encoded}],
+        "clusters": [{"name": name, "cluster": {"server": url, "certificate-authority-data": authority}} for name, url in clusters.items()],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": "admin"}} for name in clusters],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        written(**{"client-key-data": "id >/tmp/owned"}),
+        written(**{"client-certificate-data": VALUES["client-certificate-data"] + "exec: {command: sh}\n"}),
+        written().replace("client-key-data: ", "client-key-data: {{ lookup('pipe', 'id') }}"),
+        written().replace("client-key-data: ", "client-key: /root/.ssh/id_ed25519 #"),
+        written() + "    client-key-data: YQ==\n",
+        "",
+    ],
+    ids=["no key", "more than certificates", "a template", "a path", "two keys", "nothing"],
+)
+def test_a_kubeconfig_without_these_three_is_refused_and_the_admins_is_as_before(joined, text):
+    assert joined(written())[0] == 0
+    code, said, place = joined(text)
+    assert code == 2, said
+    assert "root on that node alone can change it" in " ".join(said.split())
+    assert "YQ==" not in place.read_text()
+    assert (
+        yaml.safe_load(place.read_text())["users"][0]["user"]["client-key-data"]
+        == base64.b64encode(VALUES["client-key-data"].encode()).decode()
+    )
+
+
+def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(tmp_path):
+    names = "[{name: gamma, address: 192.0.2.1}, {name: delta, address: 192.0.2.2}]"
+    tasks = f"""
+    - ansible.builtin.debug:
+        msg: "good for {{{{ __k3s_server_config['tls-san'] | join(' ') }}}}."
+      vars: {{k3s_servers: {names}, k3s_api_name: k3s.lab.internal, k3s_address: 192.0.2.1}}
+  vars_files: ["{ROOT}/roles/k3s/defaults/main.yml", "{ROOT}/roles/k3s/vars/main.yml"]
+"""
+    code, said = play(tmp_path, tasks)
+    assert code == 0, said
+    assert "good for k3s.lab.internal 192.0.2.1 192.0.2.2." in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import re
 import signal
 import subprocess
@@ -14,15 +15,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from beowulf import backup, ca, deploy, lock
+from beowulf import backup, ca, deploy, k3s, lock
 from beowulf import cluster as clusters
 from beowulf.errors import Refusal
 from beowulf.process import ROOT
 
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
 
 @pytest.fixture
 def path(tmp_path):
-    return str(tmp_path / "lock")
+    return str(tmp_path / "own" / "lock")
 
 
 def take(path, who="{}"):
@@ -80,13 +83,13 @@ def test_a_holder_that_did_not_say_who_it_is_holds_it_all_the_same(text):
 @pytest.fixture
 def desk(monkeypatch, tmp_path):
     """Make controllers of the cluster `lab`, each with a clone of its own; the lock of all is on the deployer, which answers."""
-    monkeypatch.setattr(lock, "FILE", str(tmp_path / "lock-{cluster}"))
+    monkeypatch.setattr(lock, "FILE", str(tmp_path / "own" / "lock-{cluster}"))
     monkeypatch.setattr(clusters, "is_own", lambda address: address == "127.0.0.1")
 
     def one(name, deployer="127.0.0.1", ssh="exit 255"):
         (tmp_path / "ssh").write_text(f"#!/bin/sh\n{ssh}\n")
         (tmp_path / "ssh").chmod(0o755)
-        variables = {"rack_deployer": {"name": "psi", "address": deployer}}
+        variables = {"rack_deployer": {"name": "psi", "address": deployer}, "rack_ssh_user": ME, "rack_k3s_servers": ["gamma"]}
         rack = SimpleNamespace(cluster="lab")
         return SimpleNamespace(
             name="lab", rack=rack, variables=variables, state=tmp_path / name / "state", ssh=lambda _node: [str(tmp_path / "ssh")]
@@ -123,8 +126,9 @@ def refusal(take, cluster, task):
 
 
 def test_another_controller_is_refused_by_the_deployer(desk):
-    path = lock.FILE.format(cluster="lab")
-    with open(path, "w+") as file:
+    path = Path(lock.FILE.format(cluster="lab", user=ME))
+    path.parent.mkdir()
+    with path.open("w+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps({"user": "ada", "host": "psi", "task": "ca.renew", "since": "2026", "process": 7}))
         file.flush()
@@ -154,7 +158,7 @@ from beowulf import cluster as clusters, deploy, lock
 lock.FILE, clusters.is_own = sys.argv[2], lambda _address: True
 deployer = {'name': 'psi', 'address': '127.0.0.1'}
 cluster = types.SimpleNamespace(name='lab', state=pathlib.Path(sys.argv[1]), rack=types.SimpleNamespace(cluster='lab'),
-                                variables={'rack_deployer': deployer})
+                                variables={'rack_deployer': deployer, 'rack_ssh_user': sys.argv[3]})
 with lock.changing(cluster, 'ca.renew'):
     deploy.run_playbooks([sys.executable, '-c', 'import os, sys; print(os.getpid(), flush=True); sys.stdin.read()'], 'ca.renew')
 """
@@ -163,7 +167,7 @@ with lock.changing(cluster, 'ca.renew'):
 def test_both_locks_are_held_until_the_program_has_ended_that_does_the_work(desk, tmp_path):
     """Whoever kills the process that the refusal names leaves ansible-playbook behind."""
     cluster = desk("one")
-    command = [sys.executable, "-c", WORKS, str(cluster.state), lock.FILE]
+    command = [sys.executable, "-c", WORKS, str(cluster.state), lock.FILE, ME]
     run = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         works = int(run.stdout.readline())
@@ -179,7 +183,7 @@ def test_both_locks_are_held_until_the_program_has_ended_that_does_the_work(desk
         run.stdin.close()
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        later = take(lock.FILE.format(cluster="lab"))
+        later = take(lock.FILE.format(cluster="lab", user=ME))
         later.communicate("", timeout=10)
         if later.returncode != lock.TAKEN:
             break
@@ -197,15 +201,15 @@ def test_a_task_that_calls_another_one_does_not_refuse_itself(desk):
         with lock.changing(cluster, "deploy"), lock.here(cluster, "lab.up"):
             assert json.loads((cluster.state / "lock").read_text())["task"] == "backup.restore"
         # What is inside does not let go what is around it.
-        assert take(lock.FILE.format(cluster="lab")).wait(timeout=10) == lock.TAKEN
+        assert take(lock.FILE.format(cluster="lab", user=ME)).wait(timeout=10) == lock.TAKEN
         assert "backup.restore" in (cluster.state / "lock").read_text()
     assert (cluster.state / "lock").read_text() == ""
-    assert take(lock.FILE.format(cluster="lab"), "{}").stdout.readline() == "held\n"
+    assert take(lock.FILE.format(cluster="lab", user=ME), "{}").stdout.readline() == "held\n"
 
 
 def test_the_deployer_is_asked_again_when_it_was_not_there_at_first(desk):
     with lock.changing(desk("one", "10.77.0.10"), "backup.restore"), lock.changing(desk("one"), "deploy"):
-        assert take(lock.FILE.format(cluster="lab")).wait(timeout=10) == lock.TAKEN
+        assert take(lock.FILE.format(cluster="lab", user=ME)).wait(timeout=10) == lock.TAKEN
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,74 @@ def test_who_changes_a_cluster_takes_its_lock_before_anything_else(desk, monkeyp
             ("lab.down", lambda: deploy.lab(cluster, "lab.down")),
             ("backup.restore", lambda: backup.restore(cluster)),
             ("ca.renew", lambda: ca.renew(cluster)),
+            ("backup.create", lambda: backup.create(cluster)),
+            ("k3s.remove", lambda: k3s.remove(cluster, "gamma")),
+            ("k3s.snapshot", lambda: k3s.snapshot(cluster)),
+            ("k3s.restore", lambda: k3s.restore(cluster, __file__)),
         ):
             with pytest.raises(Refusal, match=rf"^{task} lab: refused, .* runs ca\.renew"):
                 does()
+
+
+SOMEBODY = pwd.getpwnam("nobody")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+
+
+@as_root
+def test_a_service_of_the_deployer_cannot_hold_the_lock_or_say_who_does(tmp_path):
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    path = str(tmp_path / "own" / "lock")
+    take(path).communicate("", timeout=10)
+    assert Path(path).exists()
+    hold = f"import fcntl; file = open({path!r}); fcntl.flock(file, fcntl.LOCK_EX)"
+    service = subprocess.run(["runuser", "-u", "nobody", "--", "python3", "-c", hold], capture_output=True, text=True, check=False)
+    assert "Permission denied" in service.stderr
+    assert service.returncode
+
+
+@as_root
+@pytest.mark.parametrize("first", ["root", "the user"])
+def test_root_on_the_deployer_and_the_user_there_exclude_each_other_and_shut_nobody_out(desk, tmp_path, monkeypatch, first):
+    """Whoever of them came first leaves a file that the other one can take, too."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, SOMEBODY.pw_uid, SOMEBODY.pw_gid)
+    monkeypatch.setattr(lock, "FILE", str(home / "state" / "{cluster}.lock"))
+    cluster = desk("one")
+    cluster.variables["rack_ssh_user"] = "nobody"
+    path = lock.FILE.format(cluster="lab", user="nobody")
+    as_user = ["runuser", "-u", "nobody", "--", "sh", "-c", lock.holding(path, json.dumps({"user": "the user"}))]
+
+    def user():
+        return subprocess.Popen(as_user, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def by_root():
+        with lock.changing(cluster, "deploy"):
+            assert user().wait(timeout=10) == lock.TAKEN
+
+    def by_user():
+        child = user()
+        assert child.stdout.readline() == "held\n"
+        assert "somebody else" in refusal(lock.changing, cluster, "deploy")
+        child.communicate("", timeout=10)
+
+    for one in (by_root, by_user) if first == "root" else (by_user, by_root):
+        one()
+
+
+@as_root
+def test_root_in_the_clone_of_a_user_leaves_that_one_the_lock_of_it(desk):
+    cluster = desk("one")
+    cluster.state.mkdir(parents=True)
+    os.chown(cluster.state, SOMEBODY.pw_uid, SOMEBODY.pw_gid)
+    with lock.here(cluster, "deploy"):
+        pass
+    assert (cluster.state / "lock").stat().st_uid == SOMEBODY.pw_uid
+
+
+def test_what_stands_in_the_file_steers_no_terminal():
+    who = {"user": "\x1b]0;owned\x07ada\x9b2J", "host": "desk", "task": "deploy", "since": "2026", "process": 7}
+    assert lock.told(json.dumps(who)) == "]0;ownedada2J@desk runs deploy since 2026 (process 7)"

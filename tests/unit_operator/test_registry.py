@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from beowulf import registry
+from beowulf import lock, registry
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 
@@ -59,8 +59,10 @@ def redis(tmp_path):
 def lab(tmp_path, monkeypatch):
     """The cluster, whose DHCP servers answer what stands in a file of their name."""
     cluster = Cluster("lab")
-    (tmp_path / "ssh").write_text('#!/bin/sh\nfor word; do case $word in alpha|beta) exec cat "$0.$word";; esac; done\n')
+    (tmp_path / "ssh").write_text('#!/bin/sh\nfor word; do case $word in alpha|beta) exec cat "$0.$word";; esac; done; exit 255\n')
     (tmp_path / "ssh").chmod(0o755)
+    # Its lock is none that somebody has who works on the real one.
+    monkeypatch.setattr(Cluster, "state", tmp_path / "state")
     monkeypatch.setattr(cluster, "ssh", lambda node: [str(tmp_path / "ssh"), node])
     monkeypatch.setenv("BEOWULF_REGISTRY_PASSWORD", "hunter2")
 
@@ -114,6 +116,17 @@ def test_what_was_there_stays_while_no_server_answers(lab, redis, text):
     with pytest.raises(Failure, match="Neither alpha nor beta says"):
         discovered(lab, redis)
     assert redis.exists("beowulf:lab:leases")
+
+
+def test_it_waits_for_the_next_time_while_somebody_changes_the_cluster(lab, redis, tmp_path, monkeypatch, capsys):
+    """Servers that are restarted just now would be called dead; and no timer stands in the way of a person's deploy."""
+    lab.answers(beta=kea(lease(STRANGER, "10.77.0.200", 1_700_000_000)))
+    assert discovered(lab, redis)
+    lab.answers(beta="")
+    who = {"user": "ada", "host": "desk", "task": "deploy", "since": "2026", "process": 7}
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\necho '{json.dumps(who)}'; exit {lock.TAKEN}\n")
+    assert discovered(lab, redis), "it changed the registry"
+    assert "refused, ada@desk runs deploy since 2026" in capsys.readouterr().out
 
 
 def test_a_rack_without_a_registry_is_refused(lab):

@@ -123,8 +123,8 @@ def test_init_makes_them_once_and_shows_no_value(task, state):
     [
         (["secrets.show", "bakup"], "There is no secret 'bakup'. Did you mean backup? There are: redis,"),
         (["secrets.rotate", "bakup"], "There is no secret 'bakup'. Did you mean backup?"),
-        (["secrets.rotate", "ca"], "ca is not rotated here: the keys of the certificate authorities are encrypted with it"),
-        (["secrets.rotate", "--name", "redis", "--name", "backup"], "backup is not rotated here: the backups are encrypted with it"),
+        (["secrets.rotate", "k3s"], "k3s is not rotated: the keys in the datastore of k3s are encrypted with it"),
+        (["secrets.rotate", "--name", "redis", "--name", "backup"], "the backups are encrypted with backup"),
         (["secrets.rotate", "redis", "--password"], "leave the names out"),
         (["secrets.show"], "did not receive required positional arguments: 'name'"),
     ],

@@ -29,6 +29,8 @@ ALPHABET = string.ascii_letters + string.digits
 """No sign that a shell, a URL or a configuration file would read in its own way."""
 PASSWORD = "vault"  # noqa: S105  # a name
 """The name under which the password of the file itself is asked for; it is none of the secrets in it."""
+COMING = ".next"
+"""After the name of a secret: the value that it is about to have, while what is encrypted with it is encrypted anew."""
 PASSWORD_LENGTH = 40
 PASS_LIMIT = 10.0
 """Seconds for `pass` when it can ask nobody."""
@@ -175,6 +177,35 @@ class SecretStore:
             _write(self.previous, self._read_bytes(self.file))
             self._encrypt({**opened.values, **{name: generate(KINDS[name].length) for name in chosen}}, opened.password)
         return chosen
+
+    def stage(self, name: str) -> tuple[str, str]:
+        """Return the value of a secret and the one that comes after it, which is in the file from then on until `promote`.
+
+        A coming value that is there already is taken: a change that was interrupted goes on with it.
+        """
+        known(name)
+        self.create()
+        with self._lock():
+            self._settle()
+            opened = self._decrypt()
+            values = {f"{name}{COMING}": generate(KINDS[name].length), **opened.values}
+            if values != opened.values:
+                self._encrypt(values, opened.password)
+            return values[name], values[f"{name}{COMING}"]
+
+    def staged(self) -> dict[str, str]:
+        """Return the coming values of secrets whose change was interrupted, by the names of the secrets."""
+        return {name.removesuffix(COMING): value for name, value in self.read().items() if name.endswith(COMING)}
+
+    def promote(self, name: str) -> None:
+        """Give a secret the value that was staged. The file of before stays as `secrets.yml.old`."""
+        with self._lock():
+            self._settle()
+            opened = self._decrypt()
+            values = {**opened.values, name: opened.values[f"{name}{COMING}"]}
+            del values[f"{name}{COMING}"]
+            _write(self.previous, self._read_bytes(self.file))
+            self._encrypt(values, opened.password)
 
     def rekey(self) -> str:
         """Give the file another password; return where that is kept.
