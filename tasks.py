@@ -188,15 +188,19 @@ def mpi_check(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
         "dir": "folder with a Makefile or a configure script" + HANDED_ON + " make",
         "pump": "let the nodes preprocess, too; without the cache",
         "fetch": "a folder to copy the built tree to",
+        "git": "take .git along, for a tree that asks git for its version",
+        "objects": "take object files (*.o) along that are in the tree, for those without a source",
     },
     positional=["dir"],
 )
 @plainly
-def build(c: Context, dir: str, pump: bool = False, fetch: str = "", cluster: str = DEFAULT) -> None:
+def build(  # one parameter for each option
+    c: Context, dir: str, pump: bool = False, fetch: str = "", git: bool = False, objects: bool = False, cluster: str = DEFAULT
+) -> None:
     """Compile a C or C++ tree with the herd."""
-    from beowulf import herd
+    from beowulf.build import build as compile_tree
 
-    herd.build(find(cluster), dir, pump, fetch, shlex.split(c.remainder))
+    compile_tree(find(cluster), dir, pump, fetch, shlex.split(c.remainder), git, objects)
 
 
 @task(help={"file": "rack file (default: that of the cluster)"})

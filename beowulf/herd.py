@@ -1,4 +1,4 @@
-"""The herd at work: run a parallel program, measure the nodes and the cables between them, compile a tree."""
+"""The herd at work: run a parallel program, measure the nodes and the cables between them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tarfile
 import tempfile
-import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -329,155 +326,3 @@ def report(found: Mapping[str, Any]) -> list[str]:
     lines.append(f"allreduce of 1 MiB: {'right' if total['right'] else 'WRONG'}, {total['ms']:.1f} ms")
     lines.append(f"! more than {FACTOR} times worse than the median, each time it was measured")
     return lines
-
-
-# --- Builds
-
-# What says how the objects of two compilers fit together, as the role distcc has it.
-COMPILER = "LC_ALL=C gcc -v 2>&1; g++ -dumpfullversion"
-ENOUGH = 3
-"""So many other nodes keep a client busy with preprocessing, which it does twice: for the cache, and for them."""
-PLACES = ".cache/beowulf-build"
-MAKEFILES = ("GNUmakefile", "makefile", "Makefile")
-# $1 is yes for pump mode, $2 the log, $3 the servers; the rest is for make.
-BUILD = """
-pump=$1 servers=$3
-export DISTCC_VERBOSE=1 DISTCC_LOG=$2 CCACHE_STATSLOG=$2.ccache
-shift 3
-if ! [ -e GNUmakefile ] && ! [ -e makefile ] && ! [ -e Makefile ]; then
-    env -u DISTCC_LOG -u DISTCC_VERBOSE -u CCACHE_STATSLOG ./configure || exit
-fi
-: >"$DISTCC_LOG"; : >"$CCACHE_STATSLOG"
-export DISTCC_HOSTS=$servers
-if [ "$pump" != yes ]; then
-    exec make "$@"
-fi
-# Not with ccache, which preprocesses by itself. distcc-pump puts its own folder, that of the compilers, before all others.
-unset CCACHE_PREFIX
-PATH=/usr/lib/distcc:$(printf %s "$PATH" | sed 's,/usr/lib/ccache:,,')
-exec env PYTHONWARNINGS=ignore distcc-pump env -u PYTHONWARNINGS PATH="$PATH" make "$@"
-"""
-
-
-def tree_of(folder: str) -> Path:
-    """Return the folder of a source tree that can be built, or refuse it."""
-    tree = Path(folder).absolute()
-    if not tree.is_dir():
-        raise Refusal(f"There is no folder {folder}.")
-    if not any((tree / name).is_file() for name in (*MAKEFILES, "configure")):
-        meant = " It has a CMakeLists.txt, but the nodes have no cmake." if (tree / "CMakeLists.txt").is_file() else ""
-        raise Refusal(f"{folder} has neither a Makefile nor a configure script; nothing else can be built on the herd.{meant}")
-    if not shutil.which("rsync"):
-        raise Refusal("rsync is not installed.")
-    return tree
-
-
-def compiler(text: str) -> str:
-    """Return what counts of what a compiler says about itself: on 32-bit ARM the same target may mean different processors."""
-    return " ".join(re.findall(r"(?:Target: |gcc version |--with-arch=)(\S+)", text) + text.split()[-1:])
-
-
-def same_compilers(answers: Mapping[str, str | Failure]) -> list[str]:
-    """Return the nodes that can be used; fail if they do not all have the same compilers, or if there are none."""
-    alive = {node: compiler(answer) for node, answer in answers.items() if isinstance(answer, str)}
-    if not alive:
-        raise Failure("No node of the herd can compile:\n" + "\n".join(str(answer) for answer in answers.values()))
-    usual, _count = Counter(alive.values()).most_common(1)[0]
-    odd = [f"  {node}: {found}" for node, found in alive.items() if found != usual]
-    if odd:
-        head = f"The compilers differ, so that their objects might not fit together. Most nodes have {usual}, but:"
-        raise Failure("\n".join([head, *odd, "Upgrade these nodes, or take `distcc` from them in the rack file."]))
-    return list(alive)
-
-
-def servers(hosts: str, addresses: Mapping[str, str], alive: Sequence[str], pump: bool) -> str:
-    """Return what DISTCC_HOSTS is to be: what a client's hosts file says, without the nodes that are not there.
-
-    The client is the first of those that are `alive`. It compiles only where it has few others to preprocess for, or with `pump`, where
-    they do it themselves.
-    """
-    kept = [word for line in hosts.splitlines() for word in line.partition("#")[0].split()]
-    others = alive[1:] if len(alive) > ENOUGH and not pump else alive
-    wanted = {addresses[node] for node in others}
-    return " ".join(word + (",cpp,lzo" if pump else "") for word in kept if word.partition(":")[0] in wanted)
-
-
-def made_by(log: str, addresses: Mapping[str, str]) -> dict[str, int]:
-    """Count in a log of distcc's clients where objects were made: {node: objects}; "localhost" for those nobody else would make.
-
-    A job of a client (a process) begins with "compile from SOURCE to OBJECT" and ends with "compile SOURCE on HOST[:PORT/JOBS]
-    completed ok". What has no such beginning, like linking, is not for others to do.
-    """
-    names = {address: name for name, address in addresses.items()}
-    count: Counter[str] = Counter()
-    running: set[str] = set()
-    for line in log.splitlines():
-        if begin := re.match(r"distcc\[(\d+)\] compile from ", line):
-            running.add(begin[1])
-        elif (end := re.match(r"distcc\[(\d+)\] compile .* on (\S+) completed ok$", line)) and end[1] in running:
-            running.remove(end[1])
-            host = end[2].partition(":")[0].partition("/")[0].partition(",")[0]
-            count[names.get(host, host)] += 1
-    return dict(count)
-
-
-def cached(log: str) -> int:
-    """Count in a log of ccache's statistics the objects that were there already."""
-    return len(re.findall(r"^(?:direct|preprocessed)_cache_hit$", log, re.MULTILINE))
-
-
-def made_table(made: Mapping[str, int], nodes: Iterable[str], from_cache: int, client: str) -> list[str]:
-    """Return the lines that say where the objects came from."""
-    lines = [f"{'node':<24}{'objects':>8}", *(f"{node:<24}{made.get(node, 0):>8}" for node in nodes)]
-    lines.append(f"{f'{client}, as a last resort':<24}{made.get('localhost', 0):>8}")
-    return [*lines, f"{'from the cache':<24}{from_cache:>8}"]
-
-
-def place_of(tree: Path) -> str:
-    """Return the name of the folder of a tree on a node. The same each time: the cache knows objects with debugging information by it."""
-    return f"{tree.name}-{zlib.crc32(str(tree).encode()):08x}"
-
-
-def build(cluster: Cluster, folder: str, pump: bool = False, fetch: str = "", words: Sequence[str] = ()) -> None:
-    """Compile a tree with all nodes of the herd, on the first one that is there; copy the tree back to `fetch`, if that is given."""
-    tree = tree_of(folder)
-    if fetch and not Path(fetch).is_dir():
-        raise Refusal(f"--fetch {fetch}: there is no such folder.")
-    herd = slots(cluster, "distcc")
-    answers = ask_all(cluster, herd, COMPILER)
-    alive = same_compilers(answers)
-    for answer in answers.values():
-        if isinstance(answer, Failure):
-            print(f"goes on without {answer}", flush=True)
-    client = alive[0]
-    if pump:
-        ask(
-            cluster,
-            client,
-            "command -v distcc-pump >/dev/null || { echo distcc-pump is not installed, ./bootstrap deploy does it; exit 1; }",
-        )
-    addresses = {node: str(cluster.rack.nodes[node].address) for node in herd}
-    hosts = servers(ask(cluster, client, "cat /etc/distcc/hosts"), addresses, alive, pump)
-    place = place_of(tree)
-    base = ask(cluster, client, 'mkdir -p "$HOME/$2/$1" && cd "$HOME/$2" && pwd', place, PLACES)
-    copy(cluster, client, f"{tree}/", f":{base}/{place}/", "--delete", "--exclude=.git", "--exclude=*.o")
-    jobs = 2 * sum(herd[node] for node in alive)
-    log = f"{base}/{place}.log"
-    print(f"build {tree.name}: make -j{jobs} on {client}, {len(alive)} nodes, {base}/{place}", flush=True)
-    command = ["bash", "-c", BUILD, "bash", "yes" if pump else "no", log, hosts, f"-j{jobs}", *words]
-    code = attended(cluster, client, f"{base}/{place}", command)
-    lines = ask(cluster, client, 'sed -n "/\\] compile /p" "$1"', log)
-    hits = ask(cluster, client, 'cat "$1"', f"{log}.ccache")
-    print("\n".join(made_table(made_by(lines, addresses), alive, cached(hits), client)), flush=True)
-    if code:
-        raise Failure(f"build {tree.name}: FAILED, make on {client} ended with {code}; the tree is there in {base}/{place}")
-    if fetch:
-        copy(cluster, client, f":{base}/{place}/", f"{Path(fetch).absolute()}/")
-
-
-def copy(cluster: Cluster, node: str, source: str, destination: str, *options: str) -> None:
-    """Copy a folder to a node or from it; a path on the node begins with a colon."""
-    *ssh, address = cluster.ssh(node)
-    paths = [f"{address}{path}" if path.startswith(":") else path for path in (source, destination)]
-    if code := run(["rsync", "--archive", f"--rsh={shlex.join(ssh)}", *options, *paths], stdin=subprocess.DEVNULL):
-        raise Failure(f"rsync ended with {code}: the tree could not be copied to or from {node}.")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from beowulf import herd
+from beowulf import build, herd
 from beowulf.drill import Figure, Lab, drill
 from beowulf.errors import Failure
 from beowulf.process import ROOT, environment, tool
@@ -135,7 +135,7 @@ def kill_distcc_server(lab: Lab):
     """A library of 400 files is compiled by the herd; in a second build one of the nodes loses its power in the middle"""
     client, victim = mates(lab, "distcc")
     tree = sources(lab, client)
-    place = f"{herd.PLACES}/{herd.place_of(tree)}"
+    place = f"{build.PLACES}/{build.place_of(tree)}"
     log = herd.ask(lab.cluster, client, 'echo "$HOME/$1.log"', place)
 
     def objects() -> dict[str, str]:
@@ -143,16 +143,16 @@ def kill_distcc_server(lab: Lab):
         return {name: checksum for checksum, name in map(str.split, lines)}
 
     def forget() -> None:
-        herd.ask(lab.cluster, client, 'rm -rf "$1" "$1.log" "$1.log.ccache"', place)
+        herd.ask(lab.cluster, client, 'rm -rf "$1" "$1.log" "$1.log.began"', place)
 
     def built_by(address: str) -> int:
-        return int(lab.run(client, f"cat {shlex.quote(log)} 2>/dev/null | grep -c ' on {address}[:/].* completed ok$'", check=False) or 0)
+        return int(lab.run(client, f"cat {shlex.quote(log)} 2>/dev/null | grep -c '^{address}[[:space:]]'", check=False) or 0)
 
     # The cache would answer for the herd: this build does not ask it, and so does the next one.
-    build = ("build", str(tree), "--", *WORDS, "CCACHE_RECACHE=1")
+    task = ("build", str(tree), "--", *WORDS, "CCACHE_RECACHE=1")
     forget()
     try:
-        with operator(lab, *build) as child:
+        with operator(lab, *task) as child:
             began = time.monotonic()
             shown = ended(child, 600)
             usual = time.monotonic() - began
@@ -169,7 +169,7 @@ def kill_distcc_server(lab: Lab):
         yield Figure("build with all nodes", usual)
 
         forget()
-        with operator(lab, *build) as child:
+        with operator(lab, *task) as child:
             lab.until(lambda: built_by(lab.address[victim]) >= 5, 120, f"{victim} compiles")
             lab.power_off(victim)
             began = time.monotonic()
@@ -232,22 +232,32 @@ def lose_mpi_node(lab: Lab):
 
 @drill("30, distcc")
 def foreign_jobs(lab: Lab):
-    """What is no compiler, and who is not of the LAN, gets nothing from distccd"""
+    """What is no compiler, what would make one run or write something else, and who is not of the herd, gets nothing from distccd"""
     program = (ROOT / "tests" / "distcc_job.py").read_text(encoding="utf-8")
     outside = "192.0.2.1"  # of the documentation's network (RFC 5737)
+    options = ("-wrapper /usr/bin/env", "-B/usr/bin", "@/dev/null", "-save-temps", "-dumpdir /tmp/", "-aux-info /tmp/x", "-fstack-usage")
+    no_others = {name: address for name, address in lab.address.items() if name not in herd.slots(lab.cluster, "distcc")}
     answers = {}
     for node in herd.slots(lab.cluster, "distcc"):
         own = lab.address[node]
 
-        def ask(compiler: str, source: str = own, node: str = node, own: str = own) -> str:
-            return lab.run(node, shlex.join(["python3", "-c", program, own, "3632", source, compiler]))
+        def ask(compiler: str, source: str = own, words: str = "", node: str = node, own: str = own) -> str:
+            return lab.run(node, shlex.join(["python3", "-c", program, own, "3632", source, compiler, *words.split()]))
 
-        answers |= {(node, name): ask(name) for name in ("gcc", "sh", "/bin/sh", "/usr/lib/distcc/gcc", "../../bin/sh")}
+        answers |= {(node, name): ask(name) for name in ("gcc", "sh", "/bin/sh", "/usr/lib/distcc/python3", "../../bin/sh")}
+        answers |= {(node, words): ask("gcc", words=words) for words in options}
         lab.run(node, f"ip address add {outside}/32 dev lo")
         try:
             answers[node, outside] = ask("gcc", outside)
         finally:
             lab.run(node, f"ip address del {outside}/32 dev lo")
-    yield Figure("taken", sum(answer != "nothing" for (_node, what), answer in answers.items() if what != "gcc"), 0, unit="")
+    # Others of the LAN cannot even connect; one node is enough to wait for.
+    node = next(iter(herd.slots(lab.cluster, "distcc")))
+    for name, address in no_others.items():
+        words = ["python3", "-c", program, lab.address[node], "3632", address, "gcc"]
+        answers[node, name] = lab.run(name, shlex.join(words))
+    yield Figure(
+        "taken", sum(answer not in ("nothing", "refused") for (_node, what), answer in answers.items() if what != "gcc"), 0, unit=""
+    )
     idle = [node for (node, what), answer in answers.items() if what == "gcc" and answer != "object"]
     yield Figure("nodes whose compiler did not run", len(idle), 0, unit="")

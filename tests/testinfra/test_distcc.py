@@ -36,10 +36,11 @@ def jobs(host, mark):
     return [line for line in log.splitlines() if mark in line and "COMPILE_OK" in line]
 
 
-def ask(host, compiler, source="", server=""):
+def ask(host, compiler, *options, source="", server=""):
     """Ask the distccd of a node, this one if none is given, to run a compiler on a small file."""
     own = host.ansible.get_variables()["rack_address"]
-    return host.check_output("python3 -c %s %s %s %s %s", CLIENT, server or own, str(PORT), source or own, compiler)
+    words = [server or own, str(PORT), source or own, compiler, *options]
+    return host.check_output("python3 -c %s" + " %s" * len(words), CLIENT, *words)
 
 
 @contextlib.contextmanager
@@ -109,18 +110,33 @@ def test_a_build_in_a_login_shell_is_shared_and_remembered(host, project):
     assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES, "compiled again instead of from the cache"
 
 
-def test_what_is_compiled_on_the_deployer_is_made_by_others(host, rack):
-    """And remembered there; the deployer itself takes no jobs."""
-    deployer = at(host, rack["rack_deployer"])
-    with sources(deployer) as (folder, mark):
-        for _time in range(2):
-            result = build(deployer, folder, "env DISTCC_FALLBACK=0 gcc -O2 -c %")
-            assert result.rc == 0, result.stderr
-            assert len(objects(deployer, folder)) == FILES
-            made = sum(len(jobs(at(host, node), mark)) for node in herd(host))
-            assert made == FILES, "not made by the herd, or made again instead of taken from the cache"
-    assert deployer.check_output("ss --no-header --listening --tcp 'sport = :%s'", str(PORT)) == ""
-    assert deployer.run("systemctl is-enabled distcc").stdout.strip() != "enabled"
+@pytest.mark.parametrize("who", ["root", "nobody"])
+def test_nobody_else_compiles_what_the_deployer_compiles_or_root(host, rack, who):
+    """Whoever compiles for others chooses what their programs do."""
+    nodes = [at(host, rack["rack_deployer"])] + ([host] if who == "root" else [])
+    for node in nodes:
+        shown = node.check_output("cd / && sudo -H -u %s bash -lc %s", who, 'echo "$PATH $CCACHE_PREFIX"; command -v gcc cc; true')
+        assert "distcc" not in shown, (node, shown)
+        assert "ccache" not in shown, (node, shown)
+
+
+@pytest.mark.parametrize("name", ["cc", "gcc", "x86_64-linux-gnu-gcc", "c++", "g++"])
+def test_every_name_of_a_compiler_is_shared(host, project, name):
+    """Whichever package was configured first."""
+    if not host.exists(name):
+        pytest.skip(f"this node's compilers have no name {name}")
+    folder, mark = project
+    result = build(host, folder, f"env DISTCC_FALLBACK=0 {name} -O2 -x c -c %")
+    assert result.rc == 0, result.stderr
+    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES
+
+
+def test_what_is_for_this_processor_stays_on_this_node(host, project):
+    folder, mark = project
+    result = build(host, folder, f"env HERD_LOG={folder}/log gcc -O2 -mtune=native -c %")
+    assert result.rc == 0, result.stderr
+    assert host.check_output("sort -u %s/log", folder) == "home\t1\t-mtune=native, the processor of this node"
+    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == 0
 
 
 def test_every_node_takes_jobs(host):
@@ -137,6 +153,53 @@ def test_what_is_no_compiler_is_refused(host, program):
         assert ask(host, program) == "nothing"
     finally:
         host.check_output("rm -f /opt/gcc")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-wrapper /usr/bin/env",
+        "-B/usr/bin",
+        "@/dev/null",
+        "-fplugin=x",
+        "-specs=x",
+        "-iplugindir=/tmp",
+        "-save-temps",
+        "-dumpdir /tmp/",
+        "-aux-info /tmp/x",
+        "-fstack-usage",
+        "-fdump-tree-all",
+        "-MMD -MF /tmp/x",
+        "-Wa,-a=/tmp/x",
+        "-Wp,-MMD,/tmp/x",
+        "-march=native",
+        "-mcpu=native",
+        "-mtune=native",
+    ],
+)
+def test_an_option_that_is_not_known_to_be_harmless_is_refused_to_the_herd_itself(host, words):
+    for node in (host, *(at(host, node) for node in neighbours(host)[:1])):
+        own = host.ansible.get_variables()["rack_address"]
+        assert ask(node, "gcc", "-O2", source=node.ansible.get_variables()["rack_address"], server=own) == "object"
+        answer = ask(node, "gcc", *words.split(), source=node.ansible.get_variables()["rack_address"], server=own)
+        assert answer in ("refused", "nothing"), words  # distccd itself refuses some
+
+
+def test_a_compiler_that_was_tricked_finds_no_other_program_and_can_make_none(host):
+    pid = host.check_output("systemctl show --property MainPID --value distcc")
+    inside = f"nsenter --target {pid} --mount /usr/bin/dash -c"
+    assert host.run(f"{inside} '/usr/bin/gcc --version'").rc == 0
+    for program in ("/usr/bin/id", "/usr/bin/python3 -c 0", "/usr/bin/env"):
+        assert host.run(f"{inside} %s", program).rc == 126, program
+    for path in ("/etc/x", "/usr/x", "/var/x", "/srv/x"):
+        assert host.run(f"{inside} %s", f"(: >{path})").rc != 0, path
+    assert host.run(f"{inside} 'for name in /srv/* /home/* /root/*; do ! test -e $name || exit 3; done'").rc == 0
+
+
+def test_a_node_that_is_not_of_the_herd_is_refused(host, rack, chosen):
+    own = host.ansible.get_variables()["rack_address"]
+    for other in (rack["rack_deployer"], *(server for server in rack["rack_lanservices"] if server["name"] in chosen)):
+        assert ask(at(host, other), "gcc", server=own, source=other["address"]) == "nothing", other["name"]
 
 
 def test_a_client_outside_the_lan_is_refused(host):
@@ -156,9 +219,9 @@ def test_only_the_lan_address_listens(host):
     assert [line.split()[3] for line in listening] == [f"{own}:{PORT}"]
 
 
-def test_compilers_of_the_herd_and_of_the_deployer_are_the_same(host, rack):
+def test_compilers_of_the_herd_are_the_same(host):
     question = "gcc -dumpmachine && gcc -dumpfullversion && gcc -Q --help=target | grep -- -march="
-    compilers = {node["name"]: at(host, node).check_output(question) for node in [*herd(host), rack["rack_deployer"]]}
+    compilers = {node["name"]: at(host, node).check_output(question) for node in herd(host)}
     assert len(set(compilers.values())) == 1, compilers
 
 

@@ -9,87 +9,9 @@ import pytest
 from beowulf import herd, mpi_check
 from beowulf.__main__ import named
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure, Refusal
+from beowulf.errors import Refusal
 
 SLOTS = {"gamma": 4, "delta": 4, "zeta": 1}
-ADDRESSES = {"gamma": "10.77.0.21", "delta": "10.77.0.22"}
-
-# As distcc 3.4 writes it; jobs run at the same time and their lines mix. b.c failed there and here, c.c was made here after all,
-# the number of its process is used again by a link, which is nobody else's work, and 9 is what ccache asks the compiler.
-LOG = """\
-distcc[9] compile (null) on localhost completed ok
-distcc[11] compile from a.c to a.o
-distcc[12] compile from b.c to b.o
-distcc[11] compile a.c on 10.77.0.22:3632/4 completed ok
-distcc[12] ERROR: compile b.c on 10.77.0.21:3632/4 failed
-distcc[12] Warning: failed to distribute b.c to 10.77.0.21:3632/4, running locally instead
-distcc[12] ERROR: compile b.c on localhost failed
-distcc[13] compile from my file.c to c.o
-distcc[14] compile from d.c to d.o
-distcc[13] compile my file.c on localhost completed ok
-distcc[14] compile d.c on 10.77.0.22:3632/4,cpp,lzo completed ok
-distcc[13] compile m.o on localhost completed ok
-"""
-
-
-def test_objects_are_counted_where_they_were_made():
-    assert herd.made_by(LOG, ADDRESSES) == {"delta": 2, "localhost": 1}
-    assert herd.made_by("", ADDRESSES) == {}
-
-
-def test_the_table_has_nodes_that_made_nothing_and_the_last_resort():
-    lines = herd.made_table({"delta": 2, "localhost": 1}, ["gamma", "delta"], 7, "gamma")
-    assert [line.split()[-1] for line in lines] == ["objects", "0", "2", "1", "7"]
-    assert "last resort" in lines[3]
-
-
-def test_hits_of_the_cache_are_counted():
-    log = "# a.c\ndirect_cache_hit\nlocal_storage_hit\n# b.c\ndirect_cache_miss\npreprocessed_cache_hit\n# c.c\ncache_miss\n"
-    assert herd.cached(log) == 2
-
-
-GCC = (
-    "Configured with: ../src/configure --with-arch={arch} --x\nTarget: {target}\nThread model: posix\ngcc version {version} (Debian)\n{cxx}"
-)
-
-
-def gcc(target="arm-linux-gnueabihf", version="14.2.0", arch="armv7-a+fp", cxx="14.2.0"):
-    return GCC.format(target=target, version=version, arch=arch, cxx=cxx)
-
-
-def test_nodes_with_equal_compilers_are_used_without_those_that_are_off():
-    assert herd.same_compilers({"gamma": gcc(), "delta": Failure("no route"), "zeta": gcc()}) == ["gamma", "zeta"]
-
-
-@pytest.mark.parametrize(
-    "difference",
-    [{"version": "12.2.0"}, {"target": "aarch64-linux-gnu"}, {"arch": "armv6+fp"}, {"cxx": "13.3.0"}],
-    ids=lambda one: next(iter(one)),
-)
-def test_the_node_with_another_compiler_is_named(difference):
-    with pytest.raises(Failure, match=r"differ.*\n  delta: .*" + next(iter(difference.values())).replace("+", r"\+")) as raised:
-        herd.same_compilers({"gamma": gcc(), "delta": gcc(**difference), "zeta": gcc()})
-    assert "gamma:" not in str(raised.value)
-
-
-def test_a_herd_that_is_off_cannot_compile():
-    with pytest.raises(Failure, match="gamma: no route"):
-        herd.same_compilers({"gamma": Failure("gamma: no route")})
-
-
-def test_jobs_are_only_sent_to_nodes_that_are_there():
-    hosts = "# Managed\n10.77.0.21:3632/4  # gamma\n10.77.0.22:3632/2  # delta\n"
-    assert herd.servers(hosts, ADDRESSES, ["gamma", "delta"], False) == "10.77.0.21:3632/4 10.77.0.22:3632/2"
-    assert herd.servers(hosts, ADDRESSES, ["delta"], True) == "10.77.0.22:3632/2,cpp,lzo"
-
-
-def test_a_client_with_three_others_to_preprocess_for_compiles_nothing_itself():
-    addresses = {name: f"10.77.0.{number}" for number, name in enumerate(["gamma", "delta", "epsilon", "zeta"], 21)}
-    hosts = "".join(f"{address}:3632/4\n" for address in addresses.values())
-    assert herd.servers(hosts, addresses, list(addresses), False) == "10.77.0.22:3632/4 10.77.0.23:3632/4 10.77.0.24:3632/4"
-    assert herd.servers(hosts, addresses, ["gamma", "delta", "zeta"], False).split()[0] == "10.77.0.21:3632/4"
-    # With pump the others preprocess, too.
-    assert herd.servers(hosts, addresses, list(addresses), True).split()[0] == "10.77.0.21:3632/4,cpp,lzo"
 
 
 @pytest.mark.parametrize(
@@ -183,9 +105,6 @@ def test_what_is_no_program_is_refused(tmp_path, name, text, words):
         (["mpi", "examples/pi.c", "--fetch", "/no/such/folder"], "--fetch /no/such/folder: there is no such folder."),
         (["mpi"], "did not receive required positional arguments: 'file'"),
         (["mpi.check", "--cluster", "labb"], "There is no cluster 'labb'"),
-        (["build", "/no/such/folder"], "There is no folder /no/such/folder."),
-        (["build", "docs"], "docs has neither a Makefile nor a configure script"),
-        (["build", "examples", "--fetch", "/no/such/folder"], "--fetch /no/such/folder: there is no such folder."),
     ],
 )
 def test_mistakes_are_refused_before_a_node_is_asked(operator, monkeypatch, arguments, words):
@@ -201,14 +120,6 @@ def test_a_node_that_does_not_share_the_folder_takes_no_part(monkeypatch):
     monkeypatch.setitem(lab.derived.groups, "jobs", ["gamma", "delta"])
     with pytest.raises(Refusal, match="epsilon, zeta do not share /srv/jobs"), herd.job(lab, NODES, {"a.py": herd.ROOT}):
         pytest.fail("it went on")
-
-
-def test_a_tree_for_cmake_is_refused_with_the_reason(tmp_path):
-    (tmp_path / "CMakeLists.txt").write_text("")
-    with pytest.raises(Refusal, match="the nodes have no cmake"):
-        herd.tree_of(str(tmp_path))
-    (tmp_path / "configure").write_text("")
-    assert herd.tree_of(str(tmp_path)) == tmp_path
 
 
 def test_words_after_two_dashes_are_handed_on_as_they_are():
