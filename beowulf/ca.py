@@ -600,18 +600,12 @@ def revoke(cluster: Cluster, what: str, which: str = "") -> None:
 def change_list(cluster: Cluster, task: str, options: Sequence[str], **variables: Sequence[str]) -> None:
     """Change the list of what is revoked and tell everyone. Raises Failure that names who was not told; repeated, it does what is missing.
 
-    The variables, each a list of texts, go to Ansible by a file, as texts that are never a template.
+    The variables are lists of texts, in which Ansible sees no template.
     """
     from beowulf import deploy, lock
 
-    text = "".join(
-        f"{name}:{'' if values else ' []'}\n" + "".join(f"  - !unsafe {json.dumps(value)}\n" for value in values)
-        for name, values in variables.items()
-    )
-    with lock.changing(cluster, task), tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
-        place = Path(folder) / "variables.yml"
-        place.write_text(text, encoding="ascii")
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=[f"--extra-vars=@{place}", *options]), task)
+    with lock.changing(cluster, task):
+        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), task, variables=variables)
     deploy.conclude(task, cluster, code, found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +17,8 @@ def change(cluster: Cluster, task: str, playbook: str, variables: dict[str, str]
     """Run a playbook of k3s while nobody else changes the cluster. Raises Refusal where there is no k3s, Failure when the run fails."""
     if not cluster.variables["rack_k3s_servers"]:
         raise Refusal(f"{task} {cluster.name}: no node of {cluster.path.name} says `k3s: server`.")
-    options = [f"--extra-vars={json.dumps(variables)}"] if variables else []
     with lock.changing(cluster, task):
-        code, summary = deploy.run_playbooks(deploy.playbook(cluster, playbook, options=options), task)
+        code, summary = deploy.run_playbooks(deploy.playbook(cluster, playbook), task, variables=variables)
     deploy.conclude(task, cluster, code, summary)
 
 
