@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ def change(cluster: Cluster, task: str, playbook: str, variables: dict[str, str]
     """Run a playbook of k3s while nobody else changes the cluster. Raises Refusal where there is no k3s, Failure when the run fails."""
     if not cluster.variables["rack_k3s_servers"]:
         raise Refusal(f"{task} {cluster.name}: no node of {cluster.path.name} says `k3s: server`.")
-    options = [f"--extra-vars={json.dumps(variables)}"] if variables else []
-    with lock.changing(cluster, task):
-        code, summary = deploy.run_playbooks(deploy.playbook(cluster, playbook, options=options), task)
+    with lock.changing(cluster, task), tempfile.NamedTemporaryFile("w", prefix="beowulf-", suffix=".json") as file:
+        # Not on the command line, where Ansible would take a value for a template, which runs what is in it.
+        json.dump({name: {"__ansible_unsafe": value} for name, value in (variables or {}).items()}, file)
+        file.flush()
+        command = deploy.playbook(cluster, playbook, options=[f"--extra-vars=@{file.name}"])
+        code, summary = deploy.run_playbooks(command, task)
     deploy.conclude(task, cluster, code, summary)
 
 
