@@ -189,7 +189,7 @@ def on_node(cluster: Cluster, node: str) -> Copy:
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
     asked = status.script({"backup": ASK, "refused": ASK_REFUSED})
     result = output([*command, asked], timeout=LIMIT, limit=3 * STORY_LIMIT)
-    found = status.answers(result.stdout)
+    found, _failed = status.answers(result.stdout)
     if "refused" not in found:
         told = result.stderr.strip().splitlines()
         return Copy(node, None, reason=printable(told[-1]) if told else "no answer")

@@ -178,6 +178,7 @@ def test_a_project_that_git_does_not_trust_is_refused_with_what_mends_it(project
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message=x")
     monkeypatch.setenv("HOME", str(tmp_path))  # for what the remedy writes
+    monkeypatch.setenv("ANSIBLE_SSH_CONTROL_PATH_DIR", "/tmp")  # below that home it could be too long
     monkeypatch.delenv("SUDO_UID", raising=False)
     for path in (project, *project.rglob("*")):
         os.chown(path, 65534, 65534)

@@ -262,7 +262,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 
 @as_root
 def test_a_service_of_the_deployer_cannot_hold_the_lock_or_say_who_does(tmp_path):
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # all below /tmp
         folder.chmod(0o755)
     path = str(tmp_path / "own" / "lock")
     take(path).communicate("", timeout=10)
@@ -277,7 +277,7 @@ def test_a_service_of_the_deployer_cannot_hold_the_lock_or_say_who_does(tmp_path
 @pytest.mark.parametrize("first", ["root", "the user"])
 def test_root_on_the_deployer_and_the_user_there_exclude_each_other_and_shut_nobody_out(desk, tmp_path, monkeypatch, first):
     """Whoever of them came first leaves a file that the other one can take, too."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # all below /tmp
         folder.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir()
