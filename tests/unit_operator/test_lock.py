@@ -90,7 +90,7 @@ def desk(monkeypatch, tmp_path):
         (tmp_path / "ssh").write_text(f"#!/bin/sh\n{ssh}\n")
         (tmp_path / "ssh").chmod(0o755)
         variables = {"rack_deployer": {"name": "psi", "address": deployer}, "rack_ssh_user": ME, "rack_k3s_servers": ["gamma"]}
-        rack = SimpleNamespace(cluster="lab")
+        rack = SimpleNamespace(cluster="lab", nodes={})
         return SimpleNamespace(
             name="lab", rack=rack, variables=variables, state=tmp_path / name / "state", ssh=lambda _node: [str(tmp_path / "ssh")]
         )
