@@ -86,9 +86,8 @@ def left_out(tree: Path, git: bool, objects: bool) -> tuple[list[str], list[str]
         options.append("--exclude=*.o")
         if found:
             names = ", ".join(printable(name) for name in found[:3]) + (", …" if len(found) > 3 else "")
-            said.append(
-                f"left out: {len(found)} objects ({names}), to be made there; --objects takes them along, for those without a source"
-            )
+            what = f"left out: {len(found)} object files (*.o: {names}), to be made there"
+            said.append(f"{what}; --objects takes them along, for those without a source")
     return said, options
 
 

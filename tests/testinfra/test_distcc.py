@@ -144,13 +144,17 @@ def test_every_node_takes_jobs(host):
         assert ask(host, "gcc", server=node["address"]) == "object", node
 
 
-@pytest.mark.parametrize("program", ["sh", "/bin/sh", "/usr/bin/python3", "/opt/gcc", "../../bin/gcc", "/usr/lib/distcc/../../bin/sh"])
+@pytest.mark.parametrize("program", ["sh", "/bin/sh", "/usr/bin/python3", "as", "gcc-ar", "/usr/lib/distcc/../../bin/sh", "../../bin/sh"])
 def test_what_is_no_compiler_is_refused(host, program):
-    # A real compiler under that name: it would do the job, if only it were started.
-    host.check_output("install -m 0755 /dev/null /opt/gcc && printf '#!/bin/sh\\nexec /usr/bin/gcc \"$@\"\\n' > /opt/gcc")
+    assert ask(host, "gcc") == "object"
+    assert ask(host, program) == "nothing"
+
+
+@pytest.mark.parametrize("program", ["/opt/gcc", "../../opt/gcc", "/usr/bin/gcc"])
+def test_a_compiler_is_the_one_of_the_node_whatever_its_path(host, program):
+    host.check_output("install -m 0755 /dev/null /opt/gcc && printf '#!/bin/sh\\nexit 1\\n' > /opt/gcc")
     try:
-        assert ask(host, "gcc") == "object"
-        assert ask(host, program) == "nothing"
+        assert ask(host, program) == "object"
     finally:
         host.check_output("rm -f /opt/gcc")
 
