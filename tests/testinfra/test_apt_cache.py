@@ -1,28 +1,32 @@
 """The package cache serves the LAN, and a package is downloaded once."""
 
-testinfra_hosts = ["ansible://compute"]
+testinfra_hosts = ["ansible://apt_cache"]
 
 
-def test_serves_a_package_from_the_cache(host, rack, node):
-    """What one node has downloaded the next one gets without a download: the log says origin (I) once and hits (O) after."""
-    deployer = node(rack["rack_deployer"]["name"])
-    host.check_output("cd /tmp && apt-get download -q hostname && rm -f hostname_*.deb")
-    before = int(deployer.check_output("sudo grep -c '|I|.*hostname_' /var/log/apt-cacher-ng/apt-cacher.log || :"))
-    served = int(deployer.check_output("sudo grep -c '|O|.*hostname_' /var/log/apt-cacher-ng/apt-cacher.log || :"))
-    host.check_output("cd /tmp && apt-get download -q hostname && rm -f hostname_*.deb")
-    assert int(deployer.check_output("sudo grep -c '|I|.*hostname_' /var/log/apt-cacher-ng/apt-cacher.log || :")) == before
-    assert int(deployer.check_output("sudo grep -c '|O|.*hostname_' /var/log/apt-cacher-ng/apt-cacher.log || :")) == served + 1
+def downloads(deployer, kind):
+    """Count the lines of the log about one package: I for what came from outside, O for what went to a node."""
+    return int(deployer.check_output(f"sudo grep -c '|{kind}|.*hostname_' /var/log/apt-cacher-ng/apt-cacher.log || :"))
+
+
+def test_serves_a_package_from_the_cache(host, nodes, node, chosen):
+    """What one node has downloaded the next one gets without a download."""
+    for name in (one for one in nodes("compute") if one in chosen):
+        fetch = "cd /tmp && apt-get download -q hostname && rm -f hostname_*.deb"
+        node(name).check_output(fetch)
+        before, served = downloads(host, "I"), downloads(host, "O")
+        node(name).check_output(fetch)
+        assert (downloads(host, "I"), downloads(host, "O")) == (before, served + 1), name
 
 
 CACHE = "/var/cache/apt-cacher-ng"
 UNUSED = "debrep/pool/main/b/beowulf-unused/beowulf-unused_1.0_all.deb"
 
 
-def test_packages_that_no_list_names_are_removed_by_a_timer_and_others_stay(host, rack, node):
+def test_packages_that_no_list_names_are_removed_by_a_timer_and_others_stay(host, client):
     """An unused package is noted first, and goes when that is longer ago than the days that it is kept."""
-    deployer = node(rack["rack_deployer"]["name"])
+    deployer = host
     deployer.check_output("systemctl is-enabled apt-cache-expire.timer")
-    host.check_output("sudo apt-get update -q && cd /tmp && apt-get download -q hostname && rm -f hostname_*.deb")
+    client.check_output("sudo apt-get update -q && cd /tmp && apt-get download -q hostname && rm -f hostname_*.deb")
     used = deployer.check_output(f"find {CACHE} -name 'hostname_*.deb' | head -n 1")
     place = f"{CACHE}/{UNUSED}"
     try:
@@ -40,11 +44,11 @@ def test_packages_that_no_list_names_are_removed_by_a_timer_and_others_stay(host
         deployer.check_output(f"sudo rm -rf {place.rpartition('/')[0]}")
 
 
-def test_nobody_on_the_lan_can_have_packages_removed(host, rack, node):
+def test_nobody_on_the_lan_can_have_packages_removed(host, rack, client):
     deployer = rack["rack_deployer"]
-    page = node(deployer["name"]).check_output("sudo sed -n 's/^ReportPage: //p' /etc/apt-cacher-ng/zz_maintenance.conf")
+    page = host.check_output("sudo sed -n 's/^ReportPage: //p' /etc/apt-cacher-ng/zz_maintenance.conf")
     ask = "import sys, urllib.request as r\ntry: print(r.urlopen(sys.argv[1], timeout=10).status)\nexcept r.HTTPError as e: print(e.code)"
     for name, code in ((f"{page}?doExpire=Start+Scan+and%%2For+Expiration", "401"), ("acng-report.html", "503")):
         url = f"http://{deployer['address']}:3142/{name.replace('%%', '%')}"
-        assert host.check_output("python3 -c %s %s", ask, url) == code
-    assert node(deployer["name"]).run("sudo -u nobody cat /etc/apt-cacher-ng/zz_maintenance.conf").rc != 0
+        assert client.check_output("python3 -c %s %s", ask, url) == code
+    assert host.run("sudo -u nobody cat /etc/apt-cacher-ng/zz_maintenance.conf").rc != 0
