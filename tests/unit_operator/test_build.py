@@ -80,7 +80,10 @@ def test_what_is_left_out_is_said_with_the_option_that_takes_it(tmp_path):
     source = tree(tmp_path / "a", "Makefile", ".git/HEAD", "sub/blob.o", "sub/x.c")
     target = tree(tmp_path / "b", ".git/HEAD", "sub/x.o", "old.c")
     said, options = build.left_out(source, False, False)
-    assert [line.split(";")[0] for line in said] == ["left out: .git, which is large", "left out: 1 object files (*.o: sub/blob.o), to be made there"]
+    assert [line.split(";")[0] for line in said] == [
+        "left out: .git, which is large",
+        "left out: 1 object files (*.o: sub/blob.o), to be made there",
+    ]
     assert "--git takes it along" in said[0]
     assert "--objects takes them along" in said[1]
     # Objects that were made there stay; an older history does not.

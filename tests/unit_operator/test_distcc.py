@@ -217,13 +217,8 @@ def tool(place, name, *lines, code=0):
 
 
 def test_a_client_sends_what_is_harmless_and_says_who_made_it(place):
-    tool(
-        place,
-        "ccache",
-        "cache_miss",
-        "distcc[9] cpp a.c on localhost completed ok",
-        "distcc[9] compile a.c on 10.77.0.22:3632/4,lzo completed ok",
-    )
+    own, other = "cpp a.c on localhost", "compile a.c on 10.77.0.22:3632/4,lzo"
+    tool(place, "ccache", "cache_miss", f"distcc[9] {own} completed ok", f"distcc[9] {other} completed ok")
     words = "-Wp,-MMD,x.d -MT a.o -I /x -march=armv8-a -O2 -c a.c -o dir/a.o -Wl,-z,now"
     code, ran, log = client(place, *words.split())
     assert (code, ran) == (0, f"ccache distcc {place}/tools/gcc {words}\n")
