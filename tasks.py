@@ -157,15 +157,16 @@ HANDED_ON = "; what follows -- is for"
         "n": "number of ranks (default: all slots of the herd)",
         "per_node": "ranks on each node (default: its slots)",
         "fetch": "a folder to copy to what the program leaves in its own",
+        "folder": "a folder with the program that is copied as a whole, up to 100 MB (default: what the program imports or includes)",
     },
     positional=["file"],
 )
 @plainly
-def mpi(c: Context, file: str, n: int = 0, per_node: int = 0, fetch: str = "", cluster: str = DEFAULT) -> None:
+def mpi(c: Context, file: str, n: int = 0, per_node: int = 0, fetch: str = "", folder: str = "", cluster: str = DEFAULT) -> None:
     """Run a parallel program on the herd."""
     from beowulf import herd
 
-    if code := herd.mpi(find(cluster), file, n, per_node, shlex.split(c.remainder), fetch):
+    if code := herd.mpi(find(cluster), file, n, per_node, shlex.split(c.remainder), fetch, folder):
         raise Exit(code=code)
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -45,6 +46,10 @@ exit $code
 READY = f"""
 timeout 20 sudo -u {USER} test -w {JOBS} || {{ echo "{JOBS} is not there for the user {USER}: ./bootstrap verify --only jobs"; exit 1; }}
 """
+
+FOLDER_LIMIT = 100_000_000
+"""Bytes that a program may take along with --folder; what is larger belongs into the shared folder."""
+LEFT_OUT = (".git", ".venv", "__pycache__")
 
 # Without contraction the same numbers on every architecture.
 COMPILE = ("mpicc", "-O2", "-ffp-contract=off")
@@ -132,13 +137,19 @@ def imports(source: Path, folder: Path) -> Iterator[Path]:
             yield folder / f"{name}.py"
 
 
-def program(file: str) -> dict[str, Path]:
-    """Return the files that a program consists of, the program first: {name relative to its folder: path}. Refuse what is none."""
+def checked(file: str) -> Path:
+    """Return the path of a program; refuse what is none."""
     path = Path(file).absolute()
     if not path.is_file():
         raise Refusal(f"There is no file {file}.")
     if path.suffix not in (".py", ".c") and not os.access(path, os.X_OK):
         raise Refusal(f"{file} is no program: neither Python (.py) nor C (.c), and it may not be executed.")
+    return path
+
+
+def program(file: str) -> dict[str, Path]:
+    """Return the files that a program consists of, the program first: {name relative to its folder: path}. Refuse what is none."""
+    path = checked(file)
     needs = {".py": imports, ".c": includes, ".h": includes}
     found: dict[str, Path] = {}
     waiting = [path]
@@ -149,6 +160,47 @@ def program(file: str) -> dict[str, Path]:
             found[name] = one
             waiting += needs[one.suffix](one, path.parent) if one.suffix in needs else []
     return found
+
+
+def whole(file: str, folder: str) -> tuple[dict[str, Path], list[str]]:
+    """Return all files of a folder, the program among them first, and what is left out; refuse a folder without it or that is too large."""
+    top, path = Path(folder).absolute(), checked(file)
+    if not top.is_dir():
+        raise Refusal(f"--folder {folder}: there is no such folder.")
+    if top not in path.parents:
+        raise Refusal(f"--folder {folder}: the program {file} is not in it.")
+    found, left, size = {str(path.relative_to(top)): path}, [], 0
+    for base, folders, files in os.walk(top):
+        for name in sorted([*folders, *files]):
+            one = Path(base, name)
+            leads_out = one.is_symlink() and not one.resolve().is_relative_to(top.resolve())
+            if name in LEFT_OUT or leads_out or not (one.is_file() or one.is_dir()):
+                left.append(str(one.relative_to(top)))
+            elif one.is_symlink() or one.is_file():
+                found.setdefault(str(one.relative_to(top)), one)
+                size += one.lstat().st_size
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        if size > FOLDER_LIMIT:
+            raise Refusal(f"--folder {folder} has more than {FOLDER_LIMIT // 1_000_000} MB: put what is large into {JOBS} yourself.")
+    return found, left
+
+
+def beside(files: Mapping[str, Path]) -> list[str]:
+    """Return what lies beside a program and is not among the files that are copied with it."""
+    top = next(iter(files.values())).parent
+    taken = {name.partition("/")[0] for name in files} | set(LEFT_OUT)
+    return sorted(path.name for path in top.iterdir() if path.name not in taken)
+
+
+def pools(path: Path) -> bool:
+    """Return whether a Python program has a pool of workers (MPIPoolExecutor), which it would spawn unless ranks are handed to it."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return False
+    named = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    named |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    return "MPIPoolExecutor" in named and "MPICommExecutor" not in named
 
 
 def places(herd: Mapping[str, int], ranks: int, per_node: int = 0) -> tuple[int, list[str]]:
@@ -193,7 +245,7 @@ def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> It
         with tempfile.TemporaryFile() as archive:
             with tarfile.open(fileobj=archive, mode="w") as tar:
                 for member, path in files.items():
-                    tar.add(path, member)
+                    tar.add(path, member, recursive=False)
             archive.seek(0)
             sent = subprocess.run(
                 remote(cluster, first, 'tar -C "$1" -x', folder, user=USER), stdin=archive, stderr=subprocess.PIPE, text=True, check=False
@@ -205,11 +257,12 @@ def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> It
         output(remote(cluster, first, 'rm -rf "$1"', folder, user=USER))
 
 
-def command_for(cluster: Cluster, node: str, folder: str, name: str) -> list[str]:
+def command_for(cluster: Cluster, node: str, folder: str, name: str, path: Path) -> list[str]:
     """Return the command that runs a program in its folder; compile it there first if it is C."""
     if name.endswith(".py"):
-        # The module ends all ranks when one of them fails; without it the others would wait forever.
-        return ["python3", "-u", "-m", "mpi4py", name]
+        # Either module ends all ranks when one of them fails; without it the others would wait forever. The second makes the workers of a
+        # pool of all ranks but the first: MPICH on UCX cannot spawn any (MPIDI_UCX_get_local_upids), and who asks for them waits for ever.
+        return ["python3", "-u", "-m", "mpi4py.futures" if pools(path) else "mpi4py", name]
     if name.endswith(".c"):
         binary = name.removesuffix(".c")
         ask(cluster, node, 'cd "$1" && shift && "$@"', folder, *COMPILE, "-o", binary, name, "-lm", user=USER, timeout=300)
@@ -217,31 +270,42 @@ def command_for(cluster: Cluster, node: str, folder: str, name: str) -> list[str
     return [f"./{name}"]
 
 
-def mpi(cluster: Cluster, file: str, ranks: int = 0, per_node: int = 0, words: Sequence[str] = (), fetch: str = "") -> int:
+def mpi(
+    cluster: Cluster, file: str, ranks: int = 0, per_node: int = 0, words: Sequence[str] = (), fetch: str = "", folder: str = ""
+) -> int:
     """Run a program on the herd, with the rack's hostfile, and return its exit code.
 
-    What it leaves in its folder on the first node is copied to the folder `fetch`, if that is given, before it is removed.
+    It takes along what it imports or includes from its own folder, or all of `folder`, in which it is. What it leaves there on the first
+    node is copied to the folder `fetch`, if that is given, before it is removed.
     """
-    files = program(file)
+    if folder:
+        files, left = whole(file, folder)
+    else:
+        files = program(file)
+        left = beside(files)
     ranks, nodes = places(slots(cluster, "mpi"), ranks, per_node)
     if fetch and not Path(fetch).is_dir():
         raise Refusal(f"--fetch {fetch}: there is no such folder.")
+    if left:
+        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        print(f"mpi: not copied: {shown}" + ("" if folder else "; --folder takes all of a folder"), file=sys.stderr, flush=True)
     deal = ["-ppn", str(per_node)] if per_node else []
-    with job(cluster, nodes, files) as folder:
-        command = command_for(cluster, nodes[0], folder, next(iter(files)))
-        code = attended(cluster, nodes[0], folder, ["mpiexec", *deal, "-n", str(ranks), *command, *words], user=USER)
+    with job(cluster, nodes, files) as place:
+        name, path = next(iter(files.items()))
+        command = command_for(cluster, nodes[0], place, name, path)
+        code = attended(cluster, nodes[0], place, ["mpiexec", *deal, "-n", str(ranks), *command, *words], user=USER)
         if fetch:
-            bring(cluster, nodes[0], folder, Path(fetch), [*files, *(word.removeprefix("./") for word in command[-1:])])
+            bring(cluster, nodes[0], place, Path(fetch), [*files, *(word.removeprefix("./") for word in command[-1:])])
     return code
 
 
 def bring(cluster: Cluster, node: str, folder: str, to: Path, without: Iterable[str]) -> None:
     """Copy what a program has left in its folder; `without` what was there before."""
-    excluded = [f"--exclude=./{name}" for name in without] + ["--exclude=__pycache__"]
+    # By the standard input: a command line has no room for the names of a whole folder.
+    names = "".join(f"./{name}\n" for name in without).encode()
+    pack = 'tar -c -C "$1" --anchored --no-wildcards --exclude-from=- --no-anchored --exclude=__pycache__ .'
     with tempfile.TemporaryFile() as archive:
-        packed = subprocess.run(
-            remote(cluster, node, 'tar -c -C "$@" .', folder, *excluded, user=USER), stdout=archive, stdin=subprocess.DEVNULL, check=False
-        )
+        packed = subprocess.run(remote(cluster, node, pack, folder, user=USER), stdout=archive, input=names, check=False)
         archive.seek(0)
         # Tar itself refuses to write outside of the folder; empty folders of the program are not worth their own.
         unpacked = subprocess.run(["tar", "-x", "-C", str(to), "--no-same-owner", "--no-overwrite-dir"], stdin=archive, check=False)

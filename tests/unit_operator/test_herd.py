@@ -136,6 +136,49 @@ def test_a_python_program_takes_along_what_it_imports_from_beside_it(tmp_path):
     found = herd.program(str(tmp_path / "main.py"))
     assert next(iter(found)) == "main.py"
     assert set(found) == {"main.py", "own.py", "other.py", "pack/__init__.py", "pack/table.py", "pack/deep/data.txt"}
+    assert herd.beside(found) == ["stranger.py"]
+
+
+def test_a_whole_folder_goes_along_without_what_leads_out_of_it(tmp_path):
+    folder = tmp_path / "tree"
+    for name in ("test/main.py", "test/test_a.py", ".git/HEAD", "test/__pycache__/a.pyc", "data.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    (folder / "inside").symlink_to("data.txt")
+    (folder / "etc").symlink_to("/etc")
+    (folder / "secret").symlink_to(tmp_path / "secret")
+    found, left = herd.whole(str(folder / "test" / "main.py"), str(folder))
+    assert next(iter(found)) == "test/main.py"
+    assert set(found) == {"test/main.py", "test/test_a.py", "data.txt", "inside"}
+    assert set(left) == {".git", "test/__pycache__", "etc", "secret"}
+
+
+def test_a_folder_that_is_too_large_or_another_ones_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "main.py").write_text("x = 1\n")
+    with pytest.raises(Refusal, match="no such folder"):
+        herd.whole(str(tmp_path / "main.py"), str(tmp_path / "none"))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(Refusal, match="is not in it"):
+        herd.whole(str(tmp_path / "main.py"), str(tmp_path / "other"))
+    monkeypatch.setattr(herd, "FOLDER_LIMIT", 5)
+    with pytest.raises(Refusal, match="more than 0 MB"):
+        herd.whole(str(tmp_path / "main.py"), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "module"),
+    [
+        ("from mpi4py.futures import MPIPoolExecutor\n", "mpi4py.futures"),
+        ("import mpi4py.futures as f\nwith f.MPIPoolExecutor() as pool: pass\n", "mpi4py.futures"),
+        ("from mpi4py.futures import MPICommExecutor\n", "mpi4py"),
+        ("from mpi4py import MPI\n", "mpi4py"),
+    ],
+)
+def test_a_pool_is_given_the_ranks_as_its_workers(tmp_path, source, module):
+    """It would spawn them, and wait for ever."""
+    path = tmp_path / "main.py"
+    path.write_text(source)
+    assert herd.command_for(None, "gamma", "/srv/jobs/x", "main.py", path)[-2:] == [module, "main.py"]
 
 
 def test_a_c_program_takes_along_what_it_includes_from_its_folder(tmp_path):
