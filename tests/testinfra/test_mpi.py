@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 
 import pytest
 
@@ -66,6 +67,45 @@ sockets = world.gather((MPI.Get_processor_name(), found))
 if world.rank == 0:
     print(json.dumps(dict(sockets)))
 """
+# Every rank writes each size-th number of a file, by itself, so that MPI-IO reads, changes and writes back what the others write into at
+# the same time, under its own locks. Prints how many of the numbers are wrong.
+STRIDED_PROGRAM = """
+import sys
+import numpy
+from mpi4py import MPI
+
+world, count, rounds = MPI.COMM_WORLD, 2000, 5
+wrong = 0
+for number in range(rounds):
+    path, sieve = sys.argv[1] + "." + str(number), MPI.Info.Create({"romio_ds_write": "enable"})
+    file = MPI.File.Open(world, path, MPI.MODE_CREATE | MPI.MODE_RDWR, sieve)
+    stride = MPI.INT.Create_vector(count, 1, world.size).Commit()
+    file.Set_view(4 * world.rank, MPI.INT, stride)
+    file.Write(numpy.arange(world.rank, count * world.size, world.size, dtype="i"))
+    file.Close()
+    file = MPI.File.Open(world, path, MPI.MODE_RDONLY | MPI.MODE_DELETE_ON_CLOSE)
+    found = numpy.full(count * world.size, -1, dtype="i")
+    file.Read_at(0, found)
+    wrong += int((found != numpy.arange(count * world.size)).sum())
+    file.Close()
+wrong = world.gather(wrong)
+if world.rank == 0:
+    print(sum(wrong))
+"""
+
+SHARED_PROGRAM = """
+from mpi4py import MPI
+
+world = MPI.COMM_WORLD
+window = MPI.Win.Allocate_shared(100_000_000 if world.rank == 0 else 0, 1, comm=world)
+memory = window.Shared_query(0)[0]
+if world.rank == 1:
+    memory[:] = b"x" * len(memory)
+world.Barrier()
+print(bytes(memory[-1:]).decode(), len(memory))
+window.Free()
+"""
+
 CONNECTED, LISTENS = "01", "0A"
 SSH = 22
 
@@ -146,6 +186,24 @@ def test_messages_take_the_lan_and_nothing_else(host):
     transports = [line.partition("inter-node cfg")[2] for line in lines if "inter-node cfg" in line]
     assert transports, lines
     assert all(f"(tcp/{devices[0]['ifname']})" in line and line.count("/") == line.count("tcp/") for line in transports), transports
+
+
+def test_strided_files_in_the_shared_folder_are_right(host, nodes):
+    if host.backend.host not in nodes("jobs"):
+        pytest.skip("no shared folder")
+    path = f"/srv/jobs/test-{uuid.uuid4().hex}"
+    ranks = 2 * len(herd(host))
+    program = f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(STRIDED_PROGRAM)}\"))' {path}"
+    try:
+        assert as_user(host, f"mpiexec -ppn 2 -n {ranks} {program}").split() == ["0"]
+    finally:
+        as_user(host, f"rm -f {path}.*")
+
+
+def test_ranks_of_a_node_share_memory(host):
+    program = f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(SHARED_PROGRAM)}\"))'"
+    result = as_user(host, f"mpiexec -n 2 -hosts {host.check_output('hostname')} {program}")
+    assert result.splitlines() == ["x 100000000"] * 2
 
 
 def ports(host):
