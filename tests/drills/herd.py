@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import lzma
+import re
 import shlex
 import shutil
 import subprocess
@@ -225,6 +226,53 @@ def lose_mpi_node(lab: Lab):
     with operator(lab, "mpi", str(ROOT / "examples" / "pi.py"), "--per-node=1", "--", "efficient", "100000") as again:
         ended(again, 300)
     yield Figure("the next program ended with", again.returncode, 0, unit="")
+
+
+# Runs a program of the job's folder with words, and with temporary files there, where all nodes see them.
+IN_THE_SHARED_FOLDER = """
+import os, runpy, sys
+
+os.environ["TMPDIR"] = os.getcwd()
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+CANNOT_SPAWN = ("-x", "test_spawn", "-x", "test_dynproc")
+"""MPICH on UCX has no dynamic processes: MPI_Open_port itself ends in an error."""
+
+
+def suite(lab: Lab) -> Path:
+    """Return the source tree of the mpi4py that the role installs, by its checksum, once for all runs."""
+    folder = lab.cluster.state / "drill-mpi4py"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=lab.cluster.state) as place:
+            pinned = ROOT / "roles/mpi/files/mpi4py.txt"
+            pip = [tool("python"), "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=mpi4py", "--require-hashes"]
+            subprocess.run([*pip, f"--dest={place}", f"--requirement={pinned}"], check=True)
+            archive = next(Path(place).glob("mpi4py-*.tar.gz"))
+            subprocess.run(["tar", "-x", "-C", place, "-f", str(archive), "--no-same-owner"], check=True)
+            tree = Path(place, archive.name.removesuffix(".tar.gz"))
+            (tree / "in_the_shared_folder.py").write_text(IN_THE_SHARED_FOLDER, encoding="utf-8")
+            tree.rename(folder)
+    return folder
+
+
+@drill("14, MPI")
+def mpi_io(lab: Lab):
+    """mpi4py's own tests on two nodes, and those of files on four, with their files in the shared folder"""
+    tree = suite(lab)
+    nodes = min(4, len(herd.slots(lab.cluster, "mpi")))
+    for ranks, words in ((2, CANNOT_SPAWN), (nodes, ("-i", "test_io", "-i", "test_file"))):
+        program = (str(tree / "in_the_shared_folder.py"), f"--folder={tree}", f"-n={ranks}", "--per-node=1")
+        with operator(lab, "mpi", *program, "--", "test/main.py", *words) as child:
+            shown = ended(child, 3600)
+        ran = re.findall(r"^Ran (\d+) tests", shown, re.MULTILINE)
+        good = re.findall(r"^OK\b", shown, re.MULTILINE)
+        if child.returncode or len(good) != ranks:
+            lab.say(f"  {shown.strip()[-2000:]}")
+        yield Figure(f"tests on each of {ranks} nodes", min(map(int, ran), default=0), 100, unit="", least=True)
+        yield Figure(f"ranks of {ranks} with an error", ranks - len(good), 0, unit="")
+        yield Figure(f"ended with, on {ranks} nodes", child.returncode, 0, unit="")
 
 
 # Strangers

@@ -100,3 +100,55 @@ def power_off_jobs_client(lab: Lab):
     yield Figure("another writes meanwhile", wrote, 2, loose=True)
     yield Figure("lock of the dead client ends after", freed, 60, loose=True)
     yield Figure("client finds the folder after", back, BACK, loose=True)
+
+
+RANKS = 20999
+"""A port that is open to the ranks of jobs (mpi_port_last)."""
+# Listens there, so that only a rule can keep somebody out.
+LISTEN = """
+import socket, time
+with socket.create_server(({address!r}, {port})):
+    time.sleep(300)
+"""
+KNOCK = """
+import socket
+try:
+    socket.create_connection(({address!r}, {port}), 3, ({source!r}, 0)).close()
+    print(json.dumps(True))
+except OSError:
+    print(json.dumps(False))
+"""
+
+
+@drill("30, shared folder")
+def take_dead_address(lab: Lab):
+    """A node of the herd is off, and a machine that is none of it takes its address: the herd lets it in nowhere"""
+    server, victim, mate = mates(lab)
+    thief = lab.pair[0]
+    address, unit = lab.address[victim], "drill-listen"
+    listen = shlex.quote(LISTEN.format(address=lab.address[mate], port=RANKS))
+    lab.run(mate, f"systemd-run --quiet --collect --unit={unit} python3 -c {listen}")
+    doors = [(server, 24010), (server, 2049), (mate, RANKS)]
+
+    def let_in(node: str, source: str) -> list[str]:
+        knocks = [(name, door, KNOCK.format(address=lab.address[name], port=door, source=source)) for name, door in doors]
+        return [f"{name}:{door}" for name, door, program in knocks if lab.python(node, program)]
+
+    try:
+        lab.until(lambda: f"{mate}:{RANKS}" in let_in(victim, address), 20, f"{mate} listens")
+        before = let_in(victim, address)
+        lab.power_off(victim)
+        leg = lab.interface(thief)
+        lab.run(thief, f"ip address add {address}/32 dev {leg}")
+        try:
+            # It asks anew who they are, and they learn who has the address now.
+            lab.run(thief, f"ip neighbour flush dev {leg}")
+            taken = let_in(thief, address)
+        finally:
+            lab.run(thief, f"ip address del {address}/32 dev {leg}")
+    finally:
+        lab.run(mate, f"systemctl stop {unit}", check=False)
+        if victim in lab.off:
+            lab.power_on(victim)
+    yield Figure("doors that are open to the node itself", len(before), 2, unit="", least=True)
+    yield Figure("doors that are open to who has its address", len(taken), 0, unit="")
