@@ -7,7 +7,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,15 +27,15 @@ SKEW = 5.0
 """Seconds by which a node's clock may differ from this machine's, beside the time that the question took."""
 FULL = 85
 """Per cent of a file system, in bytes or in files, from which on it is told that it is nearly full."""
+ON_ITS_WAY = 2.0
+"""Seconds for a change of a zone to reach the other name server."""
+SHOWN = 3
+STALE = 300
+"""Seconds after which a watch that runs several times a minute, or every minute, has not looked for too long."""
 POOL_LEFT = 3
 """Addresses left in the pool from which on it is told that there will soon be none."""
 KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
 GOOD_HA = {"hot-standby", "load-balancing"}
-
-REMEDY_HA = {
-    "terminated": ": the clocks of the two servers were apart; once they agree, ./bootstrap deploy --tags dhcp",
-    "communication-recovery": ": the two do not hear each other",
-}
 
 # One connection to a node: what follows a line `== name` is the answer to that question.
 KEA_ASK = (
@@ -101,6 +101,7 @@ DHCP_QUESTIONS = QUESTIONS | {
     "backup": BACKUP_ASK,
     "dhcp": f'sudo -n python3 -c "{KEA_ASK}"',
     "strangers": "sudo -n cat /run/dhcp-watch/strangers.json",
+    "pair": "cat /run/dhcp-pair/state.json",
 }
 
 
@@ -149,12 +150,21 @@ def ha_state(text: str) -> str | None:
         return None
 
 
-def foreign(text: str) -> list[dict[str, str]]:
-    """Return the foreign DHCP servers that a node has found on the LAN: their address, MAC, and what they offer."""
+def watch(text: str) -> dict[str, Any] | None:
+    """Return what a watch of roles/dhcp has written to its file, an object with the time at which it looked; None for anything else."""
     try:
-        return [one for one in json.loads(text) if {"server", "mac", "offers"} <= set(one)]
-    except (ValueError, TypeError, RecursionError):
-        return []
+        found = json.loads(text)
+        return found if number(str(found["looked"])) is not None and isinstance(found["problem"], str) else None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+
+
+def foreign(found: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """Return the foreign DHCP servers that a node has found on the LAN: their address, MAC, and what they offer."""
+    told = (found or {}).get("strangers")
+    texts = ("server", "mac", "offers")
+    listed = told if isinstance(told, list) else []
+    return [one for one in listed if isinstance(one, dict) and all(isinstance(one.get(text), str) for text in texts)]
 
 
 def trust(text: str) -> dict[str, Any]:
@@ -269,7 +279,9 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
         "disks": disks(found.get("disks", "")),
         "tasks": tasks(found.get("tasks", "")),
         "dhcp": ha_state(found.get("dhcp", "")),
-        "foreign_dhcp": foreign(found.get("strangers", "")),
+        "watch": watch(found.get("strangers", "")),
+        "foreign_dhcp": foreign(watch(found.get("strangers", ""))),
+        "pair": watch(found.get("pair", "")),
         "backup": backup.read_story(found.get("backup", "")),
         "k3s": k3s_nodes(found.get("k3s", "")),
         "trust": trust(found.get("trust", "")),
@@ -300,18 +312,29 @@ def gather(cluster: Cluster) -> dict[str, Any]:
     """Ask nodes, name servers and ARA at the same time."""
     rack, variables = cluster.rack, cluster.variables
     zones = [zone["name"] for zone in variables["rack_zones"]]
+    dynamic = [variables["rack_dyn_domain"], *variables["rack_dyn_reverse_zones"]]
     pair = variables["rack_lanservices"]
-    with ThreadPoolExecutor(max_workers=32) as pool:
+    with ThreadPoolExecutor(max_workers=64) as pool:
+
+        def ask(zones: Iterable[str]) -> dict[str, dict[str, int | None]]:
+            asked = {zone: {one["name"]: pool.submit(serial, zone, one["address"]) for one in pair} for zone in zones}
+            return {zone: {name: answer.result() for name, answer in servers.items()} for zone, servers in asked.items()}
+
         nodes = {name: pool.submit(ask_node, cluster, name) for name in rack.nodes}
-        serials = {zone: {one["name"]: pool.submit(serial, zone, one["address"]) for one in pair} for zone in zones}
         run = pool.submit(last_run, cluster)
+        serials, names = ask(zones), ask(dynamic)
+        if differing := [zone for zone, servers in names.items() if len(set(servers.values())) > 1]:
+            # They change at any time, and a change is on its way for a moment.
+            time.sleep(ON_ITS_WAY)
+            names |= ask(differing)
         return judge(
             {
                 "cluster": rack.cluster,
                 "vip": str(rack.network.vip),
                 "nodes": {name: {"type": rack.nodes[name].type, "address": str(rack.nodes[name].address), **asked.result()}
                           for name, asked in nodes.items()},
-                "serials": {zone: {name: asked.result() for name, asked in servers.items()} for zone, servers in serials.items()},
+                "serials": serials,
+                "dynamic": names,
                 "lanservices": [one["name"] for one in pair],
                 "k3s_members": {name: "server" if name in cluster.group("k3s_server") else "agent"
                                 for name in (*cluster.group("k3s_server"), *cluster.group("k3s_agent"))},
@@ -329,14 +352,16 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
         problems.append(f"the VIP {state['vip']} is held by {' and '.join(state['vip_holders']) or 'nobody'}")
     for name in state["lanservices"]:
         if nodes[name]["up"] and nodes[name]["dhcp"] not in GOOD_HA:
-            problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}{REMEDY_HA.get(nodes[name]['dhcp'], '')}")
-    for one in {one["server"]: one for node in nodes.values() for one in node.get("foreign_dhcp", ())}.values():
+            problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}")
+    for one in {(one["server"], one["mac"]): one for node in nodes.values() for one in node.get("foreign_dhcp", ())}.values():
         problems.append(f"a foreign DHCP server {one['server']} ({one['mac']}) offers addresses on the LAN")
+    problems += judge_dhcp(state)
     problems += judge_k3s(state)
     for zone, servers in state["serials"].items():
         problems += [f"DNS on {name} does not serve {zone}" for name, number in servers.items() if number is None]
         if len({number for number in servers.values() if number is not None}) > 1:
             problems.append(f"the servers have different versions of {zone}")
+    problems += judge_dynamic(state)
     problems += judge_backups(state)
     for name, node in nodes.items():
         if node["up"] and node["clock"] is None:
@@ -346,6 +371,57 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
     problems += judge_trust(nodes)
     problems += judge_machines(nodes)
     return {**state, "problems": problems, "healthy": not problems}
+
+
+def judge_dhcp(state: Mapping[str, Any]) -> list[str]:
+    """Return what the watches of the DHCP servers say: what they could not see, what an ended pair waits for, how full the pool is."""
+    problems: list[str] = []
+    pools = []
+    for name in state["lanservices"]:
+        node = state["nodes"][name]
+        if not node["up"]:
+            continue
+        for key, what in (("watch", "watch for foreign DHCP servers"), ("pair", "watch over the pair of DHCP servers")):
+            found = node.get(key)
+            if found is None:
+                # One that could not be asked at all is told with all else that could not.
+                problems += [f"the {what} on {name} has told nothing yet"] if key not in node.get("unanswered", (key,)) else []
+            elif found["problem"]:
+                problems.append(f"the {what} on {name} could not look: {found['problem']}")
+            elif time.time() - float(found["looked"]) > STALE:
+                problems.append(f"the {what} on {name} looked {backup.ago(time.time() - float(found['looked']))} for the last time")
+        pair = node.get("pair") or {}
+        if isinstance(pair.get("waits"), str) and pair["waits"]:
+            problems.append(f"DHCP on {name} has ended its work in the pair, and waits for {pair['waits']}")
+        pools.append(pool(pair.get("pool")))
+    # Each server knows the leases of both.
+    left = [one for one in pools if one]
+    if left and min(left)[0] <= POOL_LEFT:
+        free, total, declined = min(left)
+        told = f", {declined} of them declined by who was to have them" if declined else ""
+        problems.append(f"the pool has {free} of {total} addresses left{told}: who takes them? ./bootstrap registry.fill")
+    return problems
+
+
+def pool(found: Any) -> tuple[int, int, int] | None:
+    """Return how many addresses a server's pool has left, has in all, and has put aside as declined; None when it does not say."""
+    try:
+        total, leased, declined = (int(found[name]) for name in ("total", "leased", "declined"))
+    except (TypeError, ValueError, LookupError):
+        return None
+    return total - leased - declined, total, declined
+
+
+def judge_dynamic(state: Mapping[str, Any]) -> list[str]:
+    """Return which name servers lack dynamic zones, maybe one for each address of the pool, or have other versions of them."""
+    zones = state.get("dynamic", {})
+    problems = []
+    for name in state["lanservices"]:
+        if missing := [zone for zone, servers in zones.items() if servers[name] is None]:
+            what = missing[0] if len(missing) == 1 else f"{len(missing)} of {len(zones)} dynamic zones, {missing[0]} among them"
+            problems.append(f"DNS on {name} does not serve {what}: ./bootstrap deploy --tags dns")
+    differing = [zone for zone, servers in zones.items() if None not in servers.values() and len(set(servers.values())) > 1]
+    return problems + [f"the servers have different versions of {zone}: ./bootstrap deploy --tags dns" for zone in differing[:SHOWN]]
 
 
 def judge_backups(state: dict[str, Any]) -> list[str]:
@@ -368,7 +444,7 @@ def judge_backups(state: dict[str, Any]) -> list[str]:
 UNANSWERED = {
     "addresses": "addresses", "name": "name", "now": "time", "clock": "clock", "uptime": "uptime", "units": "failed units",
     "disks": "disks", "trust": "certificates", "backup": "backups", "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server",
-    "strangers": "watch for foreign DHCP servers",
+    "strangers": "watch for foreign DHCP servers", "pair": "watch over the DHCP pair",
 }  # fmt: skip
 """What could not be asked, in words. Of the clock and of DHCP it is told elsewhere that they do not answer."""
 

@@ -25,7 +25,9 @@ def answer(state):
 
 def node(kind, address, *more, clock=0.0001, dhcp=None):
     state = {"type": kind, "address": address, "up": True, "addresses": [address, *more], "clock": clock, "uptime": 1.0, "dhcp": dhcp}
-    return state | ({"backup": kept(3600)} if kind == "lanservices" else {})
+    looked = {"looked": time.time() - 30, "problem": ""}
+    pair = looked | {"waits": "", "pool": {"total": 40, "leased": 5, "declined": 1}}
+    return state | ({"backup": kept(3600), "watch": looked, "pair": pair} if kind == "lanservices" else {})
 
 
 def kept(seconds):
@@ -56,6 +58,7 @@ def healthy():
             "psi": node("deployer", "10.77.0.10") | {"backup": kept(3600)},
         },
         "serials": {"lab.internal": {"alpha": 7, "beta": 7}},
+        "dynamic": {"dyn.lab.internal": {"alpha": 3, "beta": 3}, "200.0.77.10.in-addr.arpa": {"alpha": 1, "beta": 1}},
         "lanservices": ["alpha", "beta"],
         "last_run": None,
     }
