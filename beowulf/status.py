@@ -78,6 +78,7 @@ QUESTIONS = {
     "units": "systemctl list-units --failed --plain --no-legend --no-pager",
     "disks": DISKS_ASK,
     "trust": TRUST_ASK,
+    "renewed": "sudo -n sh -c 'test ! -e /etc/ssh/cluster/renewed || stat -c %Y /etc/ssh/cluster/renewed'",
 }
 # When each task was there first, when it ended well the last time (roles/schedule), and what it is; what never ran well has no second time.
 TASKS = "/var/lib/beowulf/tasks"
@@ -99,6 +100,7 @@ K3S_QUESTIONS = QUESTIONS | {
 }
 DHCP_QUESTIONS = QUESTIONS | {
     "backup": BACKUP_ASK,
+    "refused": backup.ASK_REFUSED,
     "dhcp": f'sudo -n python3 -c "{KEA_ASK}"',
     "strangers": "sudo -n cat /run/dhcp-watch/strangers.json",
     "pair": "cat /run/dhcp-pair/state.json",
@@ -283,6 +285,8 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
         "foreign_dhcp": foreign(watch(found.get("strangers", ""))),
         "pair": watch(found.get("pair", "")),
         "backup": backup.read_story(found.get("backup", "")),
+        "refused": found.get("refused", "").strip(),
+        "renewed": number(found.get("renewed", "")),
         "k3s": k3s_nodes(found.get("k3s", "")),
         "trust": trust(found.get("trust", "")),
     }
@@ -432,6 +436,11 @@ def judge_backups(state: dict[str, Any]) -> list[str]:
         if story and backup.age(story) > backup.OLD:
             what = f"the last backup of {name}" if name == deployer else f"the last backup of which {name} holds a copy"
             problems.append(f"{what} was made {backup.ago(backup.age(story))}")
+    for name, story in held.items():
+        if refused := state["nodes"][name].get("refused"):
+            problems.append(f"{name} refused the last copy of the backups: {refused}")
+        if story and (fell := backup.fell(story)):
+            problems.append(f"the backups on {name} have {fell}")
     if deployer:
         story = held[deployer]
         state["last_backup"] = {"archive": story["archive"], "time": story["time"], "age": round(backup.age(story))} if story else None
@@ -443,7 +452,7 @@ def judge_backups(state: dict[str, Any]) -> list[str]:
 
 UNANSWERED = {
     "addresses": "addresses", "name": "name", "now": "time", "clock": "clock", "uptime": "uptime", "units": "failed units",
-    "disks": "disks", "trust": "certificates", "backup": "backups", "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server",
+    "disks": "disks", "renewed": "last renewal", "refused": "backups", "trust": "certificates", "backup": "backups", "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server",
     "strangers": "watch for foreign DHCP servers", "pair": "watch over the DHCP pair",
 }  # fmt: skip
 """What could not be asked, in words. Of the clock and of DHCP it is told elsewhere that they do not answer."""
@@ -455,7 +464,7 @@ def judge_machines(nodes: Mapping[str, Any]) -> list[str]:
     for name, node in nodes.items():
         if not node["up"]:
             continue
-        unknown = [UNANSWERED.get(one, one) for one in node.get("unanswered", ()) if one not in ("clock", "dhcp")]
+        unknown = dict.fromkeys(UNANSWERED.get(one, one) for one in node.get("unanswered", ()) if one not in ("clock", "dhcp"))
         if unknown:
             problems.append(f"{name} does not say how it is with its {', '.join(unknown)}")
         if node.get("name") not in (None, "", name):
@@ -464,6 +473,9 @@ def judge_machines(nodes: Mapping[str, Any]) -> list[str]:
         problems += [f"{target} of {name} is {share} % full" for target, share in node.get("disks", {}).items() if share > FULL]
         if abs(node.get("skew") or 0.0) > SKEW:
             problems.append(f"the clock of {name} differs from this machine's by {node['skew']:+.0f} s")
+        if node.get("renewed") and time.time() - node["renewed"] > LATE["certificates"]:
+            last = backup.ago(time.time() - node["renewed"])
+            problems.append(f"the last good renewal of the certificates of {name} was {last}: ./bootstrap ca.renew")
         for task, times in node.get("tasks", {}).items():
             since = time.time() - max(times["since"], times["good"] or 0)
             if since > LATE.get(task, 2 * 86400):
@@ -513,14 +525,6 @@ def judge_k3s(state: dict[str, Any]) -> list[str]:
     return problems
 
 
-def signed(node: Mapping[str, Any]) -> str:
-    """Say when the authority signed the host key of a node the last time; the first path of SSH_CERTIFICATES is that of its certificate."""
-    certificate = next(iter(SSH_CERTIFICATES))
-    return next(
-        (backup.ago(time.time() - one["first"]) for one in node.get("trust", {}).get("certificates", ()) if one["path"] == certificate), ""
-    )
-
-
 def screen(state: Mapping[str, Any]) -> Any:
     """Return the screen."""
     from rich.console import Group
@@ -529,7 +533,7 @@ def screen(state: Mapping[str, Any]) -> Any:
 
     state = plain_data(state)  # and as Text, in which nothing is markup
     nodes = Table(
-        "node", "type", "address", "state", "clock", "DHCP", "signed", "backup", title=f"cluster {state['cluster']}", title_justify="left"
+        "node", "type", "address", "state", "clock", "DHCP", "renewed", "backup", title=f"cluster {state['cluster']}", title_justify="left"
     )
     for name, node in state["nodes"].items():
         holds = " VIP" if name in state["vip_holders"] else ""
@@ -544,7 +548,7 @@ def screen(state: Mapping[str, Any]) -> Any:
             word,
             clock,
             Text(node.get("dhcp") or ""),
-            signed(node),
+            backup.ago(time.time() - node["renewed"]) if node.get("renewed") else "",
             backup.ago(backup.age(kept)) if kept else "",
         )
     zones = Table("zone", *state["lanservices"])

@@ -32,7 +32,7 @@ def node(kind, address, *more, clock=0.0001, dhcp=None):
 
 def kept(seconds):
     made = datetime.now(UTC) - timedelta(seconds=seconds)
-    return {"archive": "lab-x", "archives": ["lab-x"], "time": f"{made:%Y-%m-%dT%H:%M:%S.%f}Z"}
+    return {"archive": "lab-x", "archives": ["lab-x"], "before": 1, "time": f"{made:%Y-%m-%dT%H:%M:%S.%f}Z"}
 
 
 def ended(task, hours):
