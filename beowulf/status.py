@@ -452,8 +452,9 @@ def judge_backups(state: dict[str, Any]) -> list[str]:
 
 UNANSWERED = {
     "addresses": "addresses", "name": "name", "now": "time", "clock": "clock", "uptime": "uptime", "units": "failed units",
-    "disks": "disks", "renewed": "last renewal", "refused": "backups", "trust": "certificates", "backup": "backups", "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server",
-    "strangers": "watch for foreign DHCP servers", "pair": "watch over the DHCP pair",
+    "disks": "disks", "trust": "certificates", "renewed": "last renewal", "backup": "backups", "refused": "backups",
+    "tasks": "scheduled tasks", "k3s": "k3s", "dhcp": "DHCP server", "strangers": "watch for foreign DHCP servers",
+    "pair": "watch over the DHCP pair",
 }  # fmt: skip
 """What could not be asked, in words. Of the clock and of DHCP it is told elsewhere that they do not answer."""
 
