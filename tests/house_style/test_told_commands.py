@@ -1,0 +1,34 @@
+"""What people are told to do: every command that a message, a page or a comment names is one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tasks import ns  # noqa: E402  # the tasks are at the top of the project
+
+# With the name of a group, as most of them have it; a single word after these may be prose.
+COMMAND = re.compile(r"(?:\./bootstrap|\binvoke) (?:--controller-only )?([a-z]+\.[a-z]\w*)\b(?!\()")
+
+
+def told() -> dict[str, set[str]]:
+    """Return each command that a file of the project names, with the files: {command: {path}}."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+    found: dict[str, set[str]] = {}
+    for name in filter(None, listed):
+        path = ROOT / name
+        if path.suffix in (".md", ".py", ".yml", ".j2", ".sh") or path.name == "bootstrap":
+            for command in COMMAND.findall(path.read_text(encoding="utf-8")):
+                found.setdefault(command, set()).add(name)
+    return found
+
+
+def test_every_command_that_is_told_is_a_task():
+    tasks = {name for name in ns.task_names} | {alias for aliases in ns.task_names.values() for alias in aliases}
+    unknown = {command: sorted(files) for command, files in told().items() if command not in tasks}
+    assert unknown == {}
