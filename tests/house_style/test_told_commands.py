@@ -29,6 +29,6 @@ def told() -> dict[str, set[str]]:
 
 
 def test_every_command_that_is_told_is_a_task():
-    tasks = {name for name in ns.task_names} | {alias for aliases in ns.task_names.values() for alias in aliases}
+    tasks = set(ns.task_names) | {alias for aliases in ns.task_names.values() for alias in aliases}
     unknown = {command: sorted(files) for command, files in told().items() if command not in tasks}
     assert unknown == {}
