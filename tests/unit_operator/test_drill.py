@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy, drill, drill_report, herd, lock, probe
+from beowulf import build, deploy, drill, drill_report, lock, probe
 from beowulf.__main__ import named
 from beowulf.drill import Figure, Watch
 from beowulf.errors import Failure, Refusal
@@ -265,14 +265,11 @@ def drill_module(name):
 
 
 def test_the_table_of_a_build_is_read_as_it_is_printed():
-    table = herd.made_table({"delta": 12, "localhost": 3}, ["gamma", "delta"], 7, "a-name-that-is-long")
+    log = "10.77.0.22\t12\tx\nresort\t3\tx\ncache\t7\tx\n"
+    client = "a-name-that-is-long"
+    table = build.made_table(log, [client, "delta"], {client: "10.77.0.21", "delta": "10.77.0.22"}, 22)
     shown = "\n".join(["gcc -c objects", *table, ""])
-    assert drill_module("herd").made(shown) == {
-        "gamma": 0,
-        "delta": 12,
-        "a-name-that-is-long, as a last resort": 3,
-        "from the cache": 7,
-    }
+    assert drill_module("herd").made(shown) == {client: 0, "delta": 12, f"{client}, as a last resort": 3, "from the cache": 7}
 
 
 @pytest.mark.parametrize(("program", "right"), [("print('is it?', flush=True); print('it is', flush=True)", True), ("print('no')", False)])

@@ -20,7 +20,10 @@ PLAY = """
 
 def said(tmp_path, node, role, release):
     """Run a role on this machine as if it were a node with a release of Debian; return what was done and what was said."""
-    facts = {"os_family": "Debian", "distribution": "Debian", "distribution_version": f"{release}.5", "distribution_major_version": release}
+    facts = {
+        "os_family": "Debian", "distribution": "Debian", "distribution_version": f"{release}.5", "distribution_major_version": release,
+        "userspace_bits": "64",
+    }  # fmt: skip
     (tmp_path / "play.yml").write_text(PLAY.format(node=node, role=role))
     env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory",
                       ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
