@@ -57,7 +57,7 @@ def mixed_rows(lab: Lab, node: str) -> int:
     return int(lab.run(node, f"awk -F, 'NR == 1 {{n = NF}} NF > n' {LEASES}/kea-leases4.csv | wc -l"))
 
 
-@drill("15, leases", quick=True)
+@drill("15, leases")
 def full_disk_of_leases(lab: Lab):
     """The disk of the active DHCP server is full: the other one leases, and it goes on when there is room"""
     active = lab.dhcp_server()
