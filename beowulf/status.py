@@ -109,7 +109,8 @@ DHCP_QUESTIONS = QUESTIONS | {
 
 def script(questions: Mapping[str, str]) -> str:
     """Return the shell script that a node is asked with."""
-    return "\n".join(f"echo '== {name}'\n{{ {command} ; }} 2>/dev/null\necho \"=! $?\"" for name, command in questions.items())
+    # A file may end without an end of its last line.
+    return "\n".join(f"echo '== {name}'\n{{ {command} ; }} 2>/dev/null\nprintf '\\n=! %s\\n' $?" for name, command in questions.items())
 
 
 def answers(text: str) -> tuple[dict[str, str], list[str]]:
@@ -125,7 +126,7 @@ def answers(text: str) -> tuple[dict[str, str], list[str]]:
             failed += [name] if line != "=! 0" else []
         else:
             current.append(line)
-    return {name: "\n".join(lines) for name, lines in found.items()}, failed
+    return {name: "\n".join(lines).strip("\n") for name, lines in found.items()}, failed
 
 
 def addresses(text: str) -> set[str]:

@@ -65,9 +65,9 @@ def healthy():
 
 
 def test_the_answers_of_a_node_are_taken_apart():
-    text = subprocess.run(["sh", "-c", status.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program"})],
+    text = subprocess.run(["sh", "-c", status.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program", "d": "printf x"})],
                           capture_output=True, text=True, check=False).stdout  # fmt: skip
-    assert status.answers(text) == ({"a": "1\n2", "b": "", "c": ""}, ["b", "c"])
+    assert status.answers(text) == ({"a": "1\n2", "b": "", "c": "", "d": "x"}, ["b", "c"])
 
 
 def test_addresses_clock_and_dhcp_are_read():
