@@ -44,6 +44,13 @@ def test_nothing_switches_host_keys_off_or_ignores_errors():
             assert "StrictHostKeyChecking=no" not in text, path
 
 
+def test_a_task_that_never_fails_says_why():
+    """Any failure is then taken for the one that was thought of; the reason beside it is what a reader can judge."""
+    files = [*(ROOT / "roles").rglob("*.yml"), *(ROOT / "playbooks").rglob("*.yml")]
+    lines = [(file, line.strip()) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [(str(file), line) for file, line in lines if re.match(r"(failed_when: false|ignore_errors:)", line) and " # " not in line] == []
+
+
 def tasks_in(node: object, context: dict) -> list[dict]:
     """Return the tasks of a file, those in blocks as well, each with what a play or block around it says of become and of variables."""
     if isinstance(node, list):
