@@ -433,6 +433,7 @@ def drills(cluster: Cluster, names: Sequence[str], repeat: int, quick: bool, as_
         runs: list[list[Figure]] = []
         reasons: list[str] = []
         for number in range(1, repeat + 1):
+            lab.say(f"{one.name} {number}/{repeat}: {one.title}")
             figures, reason = run_one(lab, one)
             runs.append(figures)
             reasons += [reason] if reason else []
