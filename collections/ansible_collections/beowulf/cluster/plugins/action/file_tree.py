@@ -49,7 +49,9 @@ class ActionModule(ActionBase):
         if self._task._role is None:
             raise AnsibleActionFail("file_tree installs the files of a role: it is of no use outside of one")
         role = Path(self._task._role._role_path)
-        wanted = self.wanted(role, tree(role, options["tree"]), options["files"], task_vars)
+        # Of a mapping, Ansible fills in the values alone.
+        files = {self._templar.template(path): said for path, said in options["files"].items()}
+        wanted = self.wanted(role, tree(role, options["tree"]), files, task_vars)
         result = self._execute_module(module_name="beowulf.cluster.file_tree", module_args={"files": wanted}, task_vars=task_vars)
         # It has the content of all files.
         result.pop("invocation", None)
