@@ -329,14 +329,17 @@ class Lab:
     # Waiting
 
     def until(self, check: Callable[[], Any], seconds: float, what: str) -> float:
-        """Wait until `check` says something true; return the seconds it took. Raises Failure after `seconds`."""
-        began = time.monotonic()
+        """Wait until `check` says something true; return the seconds it took. Raises Failure after `seconds`, with the last failure."""
+        began, reason = time.monotonic(), ""
         while True:
-            with contextlib.suppress(Failure):
+            try:
                 if check():
                     return time.monotonic() - began
+                reason = ""
+            except Failure as failure:
+                reason = f" ({failure})"
             if time.monotonic() - began > seconds:
-                raise Failure(f"after {seconds:.0f} s still not: {what}")
+                raise Failure(f"after {seconds:.0f} s still not: {what}{reason}")
             time.sleep(0.2)
 
     def until_healthy(self, seconds: float = HEALTHY) -> float:

@@ -111,7 +111,7 @@ with socket.create_server(({address!r}, {port})):
     time.sleep(300)
 """
 KNOCK = """
-import socket
+import json, socket
 try:
     socket.create_connection(({address!r}, {port}), 3, ({source!r}, 0)).close()
     print(json.dumps(True))
