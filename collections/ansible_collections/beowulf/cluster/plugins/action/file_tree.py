@@ -17,7 +17,7 @@ from ansible.plugins.loader import lookup_loader
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import run_notes
 
 OPTIONS = {
-    "content", "group", "mode", "owner", "secret", "stage", "state", "target", "template", "validate", "validate_as", "vars",
+    "content", "group", "keep", "mode", "owner", "secret", "stage", "state", "target", "template", "validate", "validate_as", "vars",
 }  # fmt: skip
 PENDING = "pending"
 """Kind of the note of paths that a check would have changed, for service_state."""

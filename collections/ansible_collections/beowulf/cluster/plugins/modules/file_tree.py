@@ -26,6 +26,7 @@ options:
       - C(owner), C(group) and C(mode) are those of the file. Modes are strings.
       - C(validate) is a command, or a list of commands, with C(%s) for the file to check. It is run without a shell, as C(validate_as)
         when that is given; the candidate is in the folder of the file, or in C(stage), with owner and mode of the file.
+      - C(keep) leaves the content of a file that is there, and sees to its owner, group and mode alone.
       - C(secret) keeps the content out of the diff.
     type: dict
     default: {}
@@ -88,6 +89,7 @@ class Entry:
         self.content = base64.b64decode(wanted["content"]) if wanted.get("content") is not None else b""
         self.target = wanted.get("target") or ""
         self.secret = bool(wanted.get("secret"))
+        self.keep = bool(wanted.get("keep"))
         self.validate = wanted.get("validate") or []
         self.validate_as = wanted.get("validate_as")
         self.stage = wanted.get("stage") or os.path.dirname(self.path)
@@ -114,6 +116,8 @@ class Entry:
             return stat.S_ISLNK(found.st_mode) and os.readlink(self.path) == self.target
         if self.state == "directory":
             return stat.S_ISDIR(found.st_mode) and self.has_rights(found)
+        if stat.S_ISREG(found.st_mode) and self.keep:
+            self.content = self.read()
         return stat.S_ISREG(found.st_mode) and self.has_rights(found) and found.st_size == len(self.content) and self.read() == self.content
 
     def has_rights(self, found):
@@ -234,6 +238,7 @@ def main():
                     "validate": {"type": "list", "elements": "str", "default": []},
                     "validate_as": {"type": "str"},
                     "stage": {"type": "path"},
+                    "keep": {"type": "bool", "default": False},
                     "secret": {"type": "bool", "default": False, "no_log": False},
                 },
             }
