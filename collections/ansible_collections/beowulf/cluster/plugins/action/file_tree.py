@@ -17,7 +17,7 @@ from ansible.plugins.loader import lookup_loader
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import run_notes
 
 OPTIONS = {
-    "content", "group", "keep", "mode", "owner", "secret", "stage", "state", "target", "template", "validate", "validate_as", "vars",
+    "content", "group", "keep", "mode", "owner", "secret", "source", "stage", "state", "target", "template", "validate", "validate_as", "vars",
 }  # fmt: skip
 PENDING = "pending"
 """Kind of the note of paths that a check would have changed, for service_state."""
@@ -38,13 +38,17 @@ class ActionModule(ActionBase):
     """Render, compare, install."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"files", "tree"})
+    _VALID_ARGS = frozenset({"files", "purge", "tree"})
 
     def run(self, tmp=None, task_vars=None):
         """Return the result of the module. Raises AnsibleActionFail for a task that makes no sense."""
         super().run(tmp, task_vars)
         _result, options = self.validate_argument_spec(
-            argument_spec={"files": {"type": "dict", "default": {}}, "tree": {"type": "list", "elements": "str", "default": ["*"]}}
+            argument_spec={
+                "files": {"type": "dict", "default": {}},
+                "purge": {"type": "list", "elements": "str", "default": []},
+                "tree": {"type": "list", "elements": "str", "default": ["*"]},
+            }
         )
         if self._task._role is None:
             raise AnsibleActionFail("file_tree installs the files of a role: it is of no use outside of one")
@@ -52,7 +56,7 @@ class ActionModule(ActionBase):
         # Of a mapping, Ansible fills in the values alone.
         files = {self._templar.template(path): said for path, said in options["files"].items()}
         wanted = self.wanted(role, tree(role, options["tree"]), files, task_vars)
-        result = self._execute_module(module_name="beowulf.cluster.file_tree", module_args={"files": wanted}, task_vars=task_vars)
+        result = self._execute_module(module_name="beowulf.cluster.file_tree", module_args={"files": wanted, "purge": options["purge"]}, task_vars=task_vars)
         # It has the content of all files.
         result.pop("invocation", None)
         if self._task.check_mode and result.get("paths"):
@@ -67,7 +71,7 @@ class ActionModule(ActionBase):
             said = files.get(path) or {}
             if unknown := sorted(set(said) - OPTIONS):
                 raise AnsibleActionFail(f"{path}: there is no option {unknown[0]!r}; there are {', '.join(sorted(OPTIONS))}")
-            entry = {name: value for name, value in said.items() if name not in ("content", "template", "vars")}
+            entry = {name: value for name, value in said.items() if name not in ("content", "source", "template", "vars")}
             entry.setdefault("state", "file")
             if isinstance(entry.get("validate"), str):
                 entry["validate"] = [entry["validate"]]
@@ -80,10 +84,20 @@ class ActionModule(ActionBase):
             entries.append({"path": path, **entry})
         return entries
 
+    @staticmethod
+    def bytes_of(path, source):
+        """Return the content of a file of the controller."""
+        try:
+            return source.read_bytes()
+        except OSError as error:
+            raise AnsibleActionFail(f"{path} is to have the content of {source}, which cannot be read: {error.strerror}") from error
+
     def content(self, role, path, known, said, task_vars):
         """Return the content of a file in bytes, and whether its source is executable."""
         if "content" in said:
             return str(said["content"]).encode(), False
+        if "source" in said:
+            return self.bytes_of(path, Path(said["source"])), False
         if "template" in said:
             known = "template", role / "templates" / said["template"]
         if known is None:

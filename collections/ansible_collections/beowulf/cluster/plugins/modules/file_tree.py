@@ -19,10 +19,10 @@ options:
   files:
     description:
       - What is known of a path besides that it is in the role.
-      - A path that is not in the role needs C(content), C(template), C(target) or a C(state) that needs none of them.
+      - A path that is not in the role needs C(content), C(source), C(template), C(target) or a C(state) that needs none of them.
       - C(state) is C(file), C(absent), C(directory) or C(link). C(absent) leaves out a file of the role, and removes it from the node.
       - C(template) is a path in C(templates/), for several files of one template, and C(vars) are variables for it.
-      - C(content) is the text of the file, and C(target) where a link leads.
+      - C(content) is the text of the file, C(source) a file of the controller, and C(target) where a link leads.
       - C(owner), C(group) and C(mode) are those of the file. Modes are strings.
       - C(validate) is a command, or a list of commands, with C(%s) for the file to check. It is run without a shell, as C(validate_as)
         when that is given; the candidate is in the folder of the file, or in C(stage), with owner and mode of the file.
@@ -30,6 +30,11 @@ options:
       - C(secret) keeps the content out of the diff.
     type: dict
     default: {}
+  purge:
+    description: Patterns of files on the node, as V(/etc/nftables.d/allow-*.nft), that are removed when nothing of the above is them.
+    type: list
+    elements: str
+    default: []
   tree:
     description: Patterns of the paths in the role that are meant, as V(etc/kea/*). Others are left to other tasks.
     type: list
@@ -62,6 +67,7 @@ paths:
 """
 
 import base64
+import glob
 import grp
 import os
 import pwd
@@ -241,13 +247,17 @@ def main():
                     "keep": {"type": "bool", "default": False},
                     "secret": {"type": "bool", "default": False, "no_log": False},
                 },
-            }
+            },
+            "purge": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
         # What it is given is the content of files, which is not for the journal.
         no_log=True,
     )
     entries = [Entry(wanted) for wanted in module.params["files"]]
+    known = {entry.path for entry in entries}
+    found = sorted({path for pattern in module.params["purge"] for path in glob.glob(pattern)})
+    entries += [Entry({"path": path, "state": "absent", "mode": "0", "owner": "", "group": ""}) for path in found if path not in known]
     different = [entry for entry in entries if not entry.is_there()]
     result = {"changed": bool(different), "paths": [entry.path for entry in different]}
     if module._diff:
