@@ -9,8 +9,8 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import run_notes
 
-OPTIONS = {"name": {"type": "list", "elements": "str", "required": True}}
-ARGUMENTS = {"install_recommends": False, "update_cache": True, "cache_valid_time": 86400, "lock_timeout": 600}
+OPTIONS = {"name": {"type": "list", "elements": "str", "required": True}, "install": {"type": "bool", "default": True}}
+ARGUMENTS = {"install_recommends": False, "update_cache": True, "cache_valid_time": 86400, "lock_timeout": 1200}
 
 
 class ActionModule(ActionBase):
@@ -33,10 +33,10 @@ class ActionModule(ActionBase):
             run_notes.write("packages", host, known)
         missing = sorted(set(options["name"]) - set(known))
         result = {"changed": False, "missing": missing}
-        if missing:
+        if missing and options["install"]:
             result |= self._execute_module(
                 module_name="ansible.builtin.apt", module_args={"name": missing, **ARGUMENTS}, task_vars=task_vars
             )
-        if missing and not result.get("failed"):
+        if missing and options["install"] and not result.get("failed") and not self._task.check_mode:
             run_notes.write("packages", host, sorted({*known, *missing}))
         return result

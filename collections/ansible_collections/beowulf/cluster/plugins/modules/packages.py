@@ -17,6 +17,10 @@ options:
     type: list
     elements: str
     required: true
+  install:
+    description: With V(false) it is only said which ones are missing.
+    type: bool
+    default: true
 attributes:
   check_mode:
     description: Can run in check mode.
