@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 
@@ -28,8 +27,15 @@ while True:
     caller.sendall(b"SSH-2.0-test\\r\\n")
     caller.close()
 """
+# What is written stays in a folder of the test: it lies over those of this machine.
 SCRIPT = """
 set -e
+for place in etc usr/local; do
+  mkdir -p {folder}/over/$place {folder}/work/$place
+  mount -t overlay -o lowerdir=/$place,upperdir={folder}/over/$place,workdir={folder}/work/$place overlay /$place
+done
+mount -t tmpfs none /var/lib
+mkdir -p /etc/sysctl.d
 ip link set lo up
 {python} {folder}/sshd.py >{folder}/listening & sshd=$!
 trap "kill $sshd" EXIT
@@ -37,7 +43,6 @@ until test -s {folder}/listening; do sleep 0.1; done
 play() {{ ansible-playbook -i localhost, -c local {folder}/play.yml; }}
 {steps}
 """
-PLACES = re.compile("(?<!templates)(/etc/nftables|/etc/sysctl.d|/usr/local/sbin|/var/lib/firewall)")
 needs_network = pytest.mark.skipif(
     shutil.which("nft") is None
     or subprocess.run(["unshare", "-rn", "nft", "list", "ruleset"], capture_output=True, check=False).returncode != 0,
@@ -48,20 +53,16 @@ needs_network = pytest.mark.skipif(
 @pytest.fixture
 def router(tmp_path):
     """Run steps of a shell script in a network of its own, in which `play` sets up the router; return what was said."""
-    for role in ("firewall", "nat"):
-        shutil.copytree(ROOT / "roles" / role, tmp_path / "roles" / role)
-    # What is written goes into a folder, not to this machine.
-    for path in [path for path in (tmp_path / "roles").rglob("*") if path.is_file()]:
-        path.write_text(PLACES.sub(rf"{tmp_path}/node\1", path.read_text()))
-    for folder in ("etc/sysctl.d", "usr/local/sbin", "bin"):
-        (tmp_path / "node" / folder).mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "dpkg-query").write_text("#!/bin/sh\necho installed nftables\n")
+    (tmp_path / "bin" / "dpkg-query").chmod(0o755)
     for name in ("systemctl", "systemd-run"):
-        (tmp_path / "node" / "bin" / name).write_text(
+        (tmp_path / "bin" / name).write_text(
             "#!/bin/sh\ncase $* in *show*) echo ActiveState=active; echo LoadState=loaded;; esac\n"
         )
-        (tmp_path / "node" / "bin" / name).chmod(0o755)
+        (tmp_path / "bin" / name).chmod(0o755)
     variables = {
-        "ansible_python_interpreter": tool("python"), "ansible_become": False, "ansible_facts": {"packages": {"nftables": []}},
+        "ansible_python_interpreter": tool("python"), "ansible_become": False,
         "firewall_allow": {"ntp": ["udp dport 123 accept"]}, "firewall_controller_address": "127.0.0.1", "firewall_ssh_port": 2222,
         "nat_lan_interface": "lan", "nat_lan_subnet": "10.77.0.0/24",
     }  # fmt: skip
@@ -70,11 +71,11 @@ def router(tmp_path):
 
     def run(steps: str) -> str:
         env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
-                          ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(tmp_path / "roles"))  # fmt: skip
-        env["PATH"] = f"{tmp_path}/node/bin:{env['PATH']}:/usr/sbin:/sbin"
+                          ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(ROOT / "roles"))  # fmt: skip
+        env["PATH"] = f"{tmp_path}/bin:{env['PATH']}:/usr/sbin:/sbin"
         script = SCRIPT.format(python=tool("python"), folder=tmp_path, steps=steps)
         result = subprocess.run(
-            ["unshare", "-rn", "sh", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+            ["unshare", "-rnm", "sh", "-c", script], env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout

@@ -56,7 +56,9 @@ class ActionModule(ActionBase):
         # Of a mapping, Ansible fills in the values alone.
         files = {self._templar.template(path): said for path, said in options["files"].items()}
         wanted = self.wanted(role, tree(role, options["tree"]), files, task_vars)
-        result = self._execute_module(module_name="beowulf.cluster.file_tree", module_args={"files": wanted, "purge": options["purge"]}, task_vars=task_vars)
+        result = self._execute_module(
+            module_name="beowulf.cluster.file_tree", module_args={"files": wanted, "purge": options["purge"]}, task_vars=task_vars
+        )
         # It has the content of all files.
         result.pop("invocation", None)
         if self._task.check_mode and result.get("paths"):

@@ -56,7 +56,7 @@ class Role:
                    f"--extra-vars={json.dumps(variables)}"]  # fmt: skip
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr
-        found = json.loads(done.stdout[done.stdout.index("{"):])
+        found = json.loads(done.stdout[done.stdout.index("{") :])
         return [task["hosts"]["node"] for task in found["plays"][0]["tasks"]]
 
 

@@ -1,4 +1,4 @@
-"""Files that a service has not read."""
+"""What a node says of its services, and of files that they have not read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.beowulf.cluster.plugins.modules import unread_files
+from ansible_collections.beowulf.cluster.plugins.modules import service_state
 
 SYSTEMCTL = """#!/bin/sh
-printf 'ActiveState=%s\\nStateChangeTimestamp=%s\\n' "$STATE" "$SINCE"
+printf 'LoadState=loaded\\nActiveState=%s\\nStateChangeTimestamp=%s\\nUnitFileState=%s\\n' "$STATE" "$SINCE" enabled
 """
 
 
@@ -27,13 +27,14 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
     def ask(paths, since, state="active", code=0):
-        question = json.dumps({"ANSIBLE_MODULE_ARGS": {"service": "some", "paths": [str(path) for path in paths]}})
+        question = json.dumps({"ANSIBLE_MODULE_ARGS": {"name": ["some"], "reads": [str(path) for path in paths]}})
         environment = {**os.environ, "STATE": state, "SINCE": since, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
-            [sys.executable, unread_files.__file__], input=question, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, service_state.__file__], input=question, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        answer = json.loads(done.stdout)
+        return answer["units"]["some"] if code == 0 else answer
 
     return ask
 
@@ -49,12 +50,12 @@ def written(path: Path, text: str = "") -> Path:
 def test_a_file_that_came_later_is_unread(run, tmp_path):
     path = written(tmp_path / "etc" / "some.conf")
     answer = run([path], "Sat 2020-11-21 15:40:43.159547 UTC")
-    assert (answer["changed"], answer["unread"]) == (True, [str(path)])
+    assert (answer["active"], answer["unread"]) == (True, [str(path)])
 
 
 def test_a_file_of_before_is_read(run, tmp_path):
     answer = run([written(tmp_path / "etc" / "some.conf")], "Wed 2070-01-01 00:00:00.000000 UTC")
-    assert (answer["changed"], answer["unread"]) == (False, [])
+    assert answer["unread"] == []
 
 
 def test_folders_are_looked_through(run, tmp_path):
@@ -70,7 +71,8 @@ def test_a_link_that_leads_nowhere_is_no_reason(run, tmp_path):
 
 @pytest.mark.parametrize(("state", "since"), [("inactive", ""), ("failed", "Sat 2020-11-21 15:40:43.159547 UTC")])
 def test_who_does_not_run_reads_it_when_started(run, tmp_path, state, since):
-    assert run([written(tmp_path / "some.conf")], since, state)["changed"] is False
+    answer = run([written(tmp_path / "some.conf")], since, state)
+    assert (answer["active"], answer["unread"]) == (False, [])
 
 
 def test_an_answer_that_cannot_be_read_is_told(run, tmp_path):
