@@ -83,7 +83,7 @@ class Authority:
         (self.folder / "play.yml").write_text(playbook)
         env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
                           ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
-                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml", 
+                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
                           ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
         env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
         return output([tool("ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), f"--limit={limit}",

@@ -9,6 +9,7 @@ import base64
 import fnmatch
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -17,7 +18,8 @@ from ansible.plugins.loader import lookup_loader
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import run_notes
 
 OPTIONS = {
-    "content", "group", "keep", "mode", "owner", "secret", "source", "stage", "state", "target", "template", "validate", "validate_as", "vars",
+    "content", "group", "keep", "mode", "owner", "secret", "source", "stage", "state", "target", "template", "validate", "validate_as",
+    "vars",
 }  # fmt: skip
 PENDING = "pending"
 """Kind of the note of paths that a check would have changed, for service_state."""
@@ -40,7 +42,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset({"files", "purge", "tree"})
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the result of the module. Raises AnsibleActionFail for a task that makes no sense."""
         super().run(tmp, task_vars)
         _result, options = self.validate_argument_spec(
@@ -66,7 +68,9 @@ class ActionModule(ActionBase):
             run_notes.write(PENDING, host, sorted({*(run_notes.read(PENDING, host) or ()), *result["paths"]}))
         return result
 
-    def wanted(self, role, found, files, task_vars):
+    def wanted(
+        self, role: Path, found: dict[str, tuple[str, Path]], files: dict[str, Any], task_vars: dict[str, Any]
+    ) -> list[dict[str, Any]]:
         """Merge what is in the role with what the task says of it; return the list that the module gets."""
         entries = []
         for path in sorted({*found, *files}):
@@ -87,14 +91,16 @@ class ActionModule(ActionBase):
         return entries
 
     @staticmethod
-    def bytes_of(path, source):
+    def bytes_of(path: str, source: Path) -> bytes:
         """Return the content of a file of the controller."""
         try:
             return source.read_bytes()
         except OSError as error:
             raise AnsibleActionFail(f"{path} is to have the content of {source}, which cannot be read: {error.strerror}") from error
 
-    def content(self, role, path, known, said, task_vars):
+    def content(
+        self, role: Path, path: str, known: tuple[str, Path] | None, said: dict[str, Any], task_vars: dict[str, Any]
+    ) -> tuple[bytes, bool]:
         """Return the content of a file in bytes, and whether its source is executable."""
         if "content" in said:
             return str(said["content"]).encode(), False

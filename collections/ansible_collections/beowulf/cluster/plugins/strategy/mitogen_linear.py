@@ -19,6 +19,8 @@ requirements:
   - mitogen
 """
 
+from typing import TYPE_CHECKING, Any
+
 import ansible_mitogen.affinity
 import ansible_mitogen.loaders
 import ansible_mitogen.strategy
@@ -26,6 +28,11 @@ from ansible._internal import _task
 from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins import loader as plugin_loader
+
+if TYPE_CHECKING:
+    from ansible.inventory.host import Host
+    from ansible.playbook.play_context import PlayContext
+    from ansible.playbook.task import Task
 
 ansible_mitogen.affinity.policy = ansible_mitogen.affinity.Policy()
 
@@ -40,7 +47,7 @@ HERE = frozenset(
 class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)):
     """The tasks of a play one after the other, each on all hosts at once."""
 
-    def _queue_task(self, host, task, task_vars, play_context):
+    def _queue_task(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> None:
         """Do a task here when it asks no host, and let Ansible start a worker for any other."""
         if task.action not in HERE or task.async_val:
             super()._queue_task(host, task, task_vars, play_context)

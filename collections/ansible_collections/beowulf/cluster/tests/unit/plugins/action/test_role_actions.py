@@ -1,4 +1,4 @@
-"""file_tree, service_state and packages in a role, as Ansible runs them: on this machine, beside programs that stand for systemd's and apt's."""
+"""The actions of roles, as Ansible runs them: on this machine, beside programs that stand for those of systemd and dpkg."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Role:
         self.write(self.role / "tasks" / "main.yml", json.dumps(tasks))
         self.write(self.folder / "play.yml", PLAY)
         variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(self.folder / "node")}
-        env = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_ROLES_PATH": str(self.folder / "roles"), "SINCE": since,
+        own = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_ROLES_PATH": str(self.folder / "roles"), "SINCE": since,
                "ANSIBLE_COLLECTIONS_PATH": f"{COLLECTIONS}:{COLLECTIONS.parent}/.ansible/collections",
                "ANSIBLE_CONFIG": str(self.write(self.folder / "ansible.cfg", "")),
                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
         command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "node,", str(self.folder / "play.yml"), *options,
                    f"--extra-vars={json.dumps(variables)}"]  # fmt: skip
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         found = json.loads(done.stdout[done.stdout.index("{") :])
         return [task["hosts"]["node"] for task in found["plays"][0]["tasks"]]
