@@ -19,6 +19,7 @@ requirements:
   - mitogen
 """
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 import ansible_mitogen.affinity
@@ -30,6 +31,7 @@ from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins import loader as plugin_loader
 
 if TYPE_CHECKING:
+    from ansible.executor.play_iterator import PlayIterator
     from ansible.inventory.host import Host
     from ansible.playbook.play_context import PlayContext
     from ansible.playbook.task import Task
@@ -46,6 +48,13 @@ HERE = frozenset(
 
 class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loaders.strategy_loader.get("linear", class_only=True)):
     """The tasks of a play one after the other, each on all hosts at once."""
+
+    def run(self, iterator: PlayIterator, play_context: PlayContext, result: int = 0) -> int:
+        """Run a play, of which workers leave alone in memory what was there before it."""
+        # The collector writes to every object that it looks at, and a forked process copies each page that it writes to.
+        gc.collect()
+        gc.freeze()
+        return super().run(iterator, play_context, result)
 
     def _queue_task(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> None:
         """Do a task here when it asks no host, and let Ansible start a worker for any other."""
