@@ -103,7 +103,8 @@ def replace_board(lab: Lab):
             played(lab, rack, "lab")
             lab.run(deployer, f"cat >{file}.new <<'END'\n{rack.read_text(encoding='utf-8')}END\nmv {file}.new {file}; chown admin: {file}")
             began = time.monotonic()
-            lab.run(deployer, "su -l admin -c 'cd /srv/beowulf && ./bootstrap deploy' 2>&1 | tail -n 12", limit=900)
+            deploying = "su -l admin -c 'cd /srv/beowulf && ./bootstrap deploy' 2>&1 | tail -n 12 >&2"
+            lab.run(deployer, shlex.join(["bash", "-o", "pipefail", "-c", deploying]), limit=900)
             yield Figure("deployed by the deployer after", time.monotonic() - began, TARGET, loose=True)
             yield from works(lab, node, address)
     finally:

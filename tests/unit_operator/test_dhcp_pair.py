@@ -24,21 +24,30 @@ def pair():
     return module
 
 
-def lease(address, state=0, left=60):
-    return {"ip-address": address, "state": state, "cltt": AT_NOON - 100, "valid-lft": 100 + left}
+RESERVED = [
+    {"hw-address": "b8:27:eb:00:00:21", "ip-address": "10.77.0.21"},
+    {"hw-address": "b8:27:eb:00:00:22", "ip-address": "10.77.0.22"},
+]
+
+
+def lease(address, state=0, left=60, mac="b8:27:eb:00:00:21"):
+    return {"ip-address": address, "state": state, "cltt": AT_NOON - 100, "valid-lft": 100 + left, "hw-address": mac}
 
 
 @pytest.fixture
 def server(pair, tmp_path, monkeypatch):
     """A Kea that answers, and its partner: what the watch writes, and whether Kea was told to begin anew, one look after the other."""
     clock = [1000.0]
-    monkeypatch.setattr(pair, "time", types.SimpleNamespace(monotonic=lambda: clock[0], time=lambda: AT_NOON))
+    monkeypatch.setattr(pair, "time", types.SimpleNamespace(monotonic=lambda: clock[0], time=lambda: AT_NOON, sleep=lambda _: None))
 
     def look(role="standby", state="terminated", partner=("terminated", AT_NOON), leases=(), after=30.0, kea=None):
         clock[0] += after
         told = []
 
         def answers(path, command, **arguments):
+            if command == "lease4-del":
+                look.forgotten.append(arguments["ip-address"])
+                return {}
             if command == "shutdown":
                 told.append(arguments["exit-value"])
                 return {}
@@ -46,6 +55,7 @@ def server(pair, tmp_path, monkeypatch):
                 "status-get": {"high-availability": [{"ha-servers": {"local": {"role": role}}}]},
                 "ha-heartbeat": {"state": state, "date-time": NOON},
                 "lease4-get-all": {"leases": list(leases)} if leases else {},
+                "config-get": {"Dhcp4": {"subnet4": [{"reservations": RESERVED}]}},
             }[command]
 
         monkeypatch.setattr(pair, "kea", kea or answers)
@@ -54,6 +64,7 @@ def server(pair, tmp_path, monkeypatch):
         pair.main(str(file), "socket", "url", "", str(PATIENCE), "10.77.0.200", "10.77.0.239")
         return json.loads(file.read_text()), told == [pair.ANEW]
 
+    look.forgotten = []
     return look
 
 
@@ -109,6 +120,22 @@ def test_the_pool_is_counted_without_what_has_ended_and_what_is_reserved(server)
     ]  # fmt: skip
     assert server(state="hot-standby", leases=leases)[0]["pool"] == {"total": 40, "leased": 2, "declined": 1}
     assert server(state="hot-standby")[0]["pool"] == {"total": 40, "leased": 0, "declined": 0}
+
+
+@pytest.mark.parametrize(
+    ("leases", "present", "forgotten"),
+    [
+        ([lease("10.77.0.22", mac="b8:27:eb:00:00:99")], False, ["10.77.0.22"]),
+        ([lease("10.77.0.22", mac="b8:27:eb:00:00:99")], True, []),
+        ([lease("10.77.0.22", mac="b8:27:eb:00:00:22"), lease("10.77.0.200", mac="b8:27:eb:00:00:99")], False, []),
+        ([lease("10.77.0.22", mac="b8:27:eb:00:00:99", left=-1), lease("10.77.0.21", mac="", state=1)], False, []),
+    ],
+    ids=["a board that is gone", "one that is there", "their own, and the pool's", "ended, declined"],
+)
+def test_the_address_of_a_node_is_freed_when_the_board_that_had_it_is_gone(server, pair, monkeypatch, leases, present, forgotten):
+    monkeypatch.setattr(pair, "is_there", lambda address, mac: present)
+    server(state="hot-standby", leases=leases)
+    assert server.forgotten == forgotten
 
 
 @pytest.mark.parametrize("error", [OSError("refused"), ValueError("no JSON"), KeyError("result")])

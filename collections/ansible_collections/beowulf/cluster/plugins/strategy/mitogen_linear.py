@@ -13,8 +13,9 @@ description:
   - Mitogen's C(mitogen_linear) pins the processes of Ansible to processors, and whatever they start inherits that. On a machine with
     two processors all workers share the second one, and so do containers that a play starts, for as long as they live.
   - This is the same strategy without the pins.
-  - Ansible forks a worker for every task on every host. What an assertion or a fact needs is in the memory of the controller already, and
-    the fork costs ten times as much as the task. So these are done without one.
+  - Ansible forks a worker for every task on every host, also to find out that there is nothing to do. What an assertion, a fact or a
+    condition needs is in the memory of the controller already, and the fork costs ten times as much. So tasks that ask no host, and those
+    whose condition is false or whose loop is empty, are done without one.
 requirements:
   - mitogen
 """
@@ -26,6 +27,7 @@ import ansible_mitogen.affinity
 import ansible_mitogen.loaders
 import ansible_mitogen.strategy
 from ansible._internal import _task
+from ansible.errors import AnsibleError
 from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins import loader as plugin_loader
@@ -58,7 +60,7 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
 
     def _queue_task(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> None:
         """Do a task here when it asks no host, and let Ansible start a worker for any other."""
-        if task.action not in HERE or task.async_val:
+        if task.async_val or not (task.action in HERE or self._has_nothing_to_do(host, task, task_vars, play_context)):
             super()._queue_task(host, task, task_vars, play_context)
             return
         self._queued_task_cache[host.name, task._uuid] = {
@@ -68,9 +70,25 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         # A worker has all of it for itself, and changes it.
         own = task.copy()
         with _task.TaskContext(own):
-            result = TaskExecutor(
-                host, own, task_vars.copy(), play_context, self._loader, plugin_loader.get_plugin_loader_namespace(), self._final_q,
-                self._variable_manager,
-            ).run()  # fmt: skip
+            result = self._executor(host, own, task_vars, play_context).run()
         self._final_q.send_task_result(_RawTaskResult(host=host, task=own, return_data=result, task_fields=own.dump_attrs()))
         self._pending_results += 1
+
+    def _executor(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> TaskExecutor:
+        """Return what does a task on a host in a worker."""
+        return TaskExecutor(
+            host, task, task_vars.copy(), play_context, self._loader, plugin_loader.get_plugin_loader_namespace(), self._final_q,
+            self._variable_manager,
+        )  # fmt: skip
+
+    def _has_nothing_to_do(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> bool:
+        """Say whether the loop of a task is empty, or its condition false. What cannot be told here, a worker finds out, or fails with."""
+        try:
+            if task.loop is not None or task.loop_with:
+                own = task.copy()
+                with _task.TaskContext(own):
+                    return self._executor(host, own, task_vars, play_context)._get_loop_items() == []
+            with _task.TaskContext(task):
+                return bool(task.when) and not task._resolve_conditional(task.when, task_vars)
+        except AnsibleError:
+            return False

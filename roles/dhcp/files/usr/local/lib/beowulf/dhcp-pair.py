@@ -8,6 +8,9 @@ process keeps the difference that it saw). Here each server starts its own proce
 - the standby first, which serves nobody meanwhile; then it is `waiting`, and serves nobody until the other one has begun anew, too;
 - the primary as soon as the standby waits. So both never serve at once, and each reads the other's leases before it serves.
 
+It frees the addresses of nodes, too, that another machine has leased: Kea gives a reserved address to nobody until that lease ends, and a
+board that was replaced ends it never. A machine that is still there keeps it, until its next renewal is refused.
+
 Not more often than every HOLD seconds, lest a clock that jumps back and forth keeps the two starting. A standby whose partner is silent
 waits PATIENCE seconds, the lifetime of the leases that it was not told of, and then goes on alone: else nobody would serve.
 
@@ -50,7 +53,7 @@ NOTICE, ERROR = "<5>", "<3>"
 """Priorities of a line for the journal (sd-daemon(3))."""
 
 
-def kea(path: str, command: str, **arguments: int) -> dict:
+def kea(path: str, command: str, **arguments: int | str) -> dict:
     """Give Kea a command on its control socket; return what it answers. Raises OSError or ValueError when it does not."""
     with socket.socket(socket.AF_UNIX) as one:
         one.settimeout(LIMIT)
@@ -103,6 +106,41 @@ def pool(leases: list[dict], first: str, last: str, now: float) -> dict[str, int
     return {"total": ends[1] - ends[0] + 1, "leased": states.count(LEASED), "declined": states.count(DECLINED)}
 
 
+def misplaced(leases: list[dict], configuration: dict, now: float) -> list[tuple[str, str]]:
+    """Kea's leases and configuration -> (address, MAC) of each machine that has the reserved address of another one."""
+    subnets = configuration["Dhcp4"]["subnet4"]
+    reserved = {one["ip-address"]: one["hw-address"] for subnet in subnets for one in subnet["reservations"] if "hw-address" in one}
+    return [
+        (one["ip-address"], one["hw-address"])
+        for one in leases
+        if one["state"] == LEASED
+        and one["cltt"] + one["valid-lft"] > now
+        and one["hw-address"] != reserved.get(one["ip-address"], one["hw-address"])
+    ]
+
+
+def is_there(address: str, mac: str) -> bool:
+    """Ask the LAN who has an address; say whether it is the machine with that MAC."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        try:
+            one.sendto(b"", (address, 9))  # discard, RFC 863; the kernel asks for the MAC first
+        except OSError:
+            return False
+    time.sleep(1)
+    with open("/proc/net/arp", encoding="ascii") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    # Complete, 0x2 (ATF_COM): who does not answer has a row, too.
+    return any(row[0] == address and int(row[2], 16) & 2 and row[3] == mac for row in rows)
+
+
+def free(path: str, leases: list[dict], now: float) -> None:
+    """Have Kea forget the leases that keep a node from its own address."""
+    for address, mac in misplaced(leases, kea(path, "config-get"), now):
+        if not is_there(address, mac):
+            print(f"{NOTICE}{address} is another machine's by now: the lease of {mac} is forgotten", file=sys.stderr)
+            kea(path, "lease4-del", **{"ip-address": address})
+
+
 def waits_for(own: dict, now: float, patience: float) -> str:
     """What a terminated server waits for before it begins anew: "" for nothing.
 
@@ -129,6 +167,7 @@ def look(path: str, url: str, folder: str, first: str, last: str) -> dict:
     # By the clocks of the two processes, which is what they themselves go by.
     other = partner(url, folder)
     leases = kea(path, "lease4-get-all").get("leases", [])
+    free(path, leases, clock)
     return {
         "role": role,
         "state": state,

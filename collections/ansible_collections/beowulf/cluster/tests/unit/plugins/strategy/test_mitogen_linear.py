@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.beowulf.cluster.plugins.action import file_tree
+from ansible_collections.beowulf.cluster.plugins.filter import interface_of
 
-COLLECTIONS = Path(file_tree.__file__).parents[5]
+COLLECTIONS = Path(interface_of.__file__).parents[5]
 PLAY = """
 - hosts: all
   gather_facts: false
@@ -43,6 +43,27 @@ PLAY = """
           when: mine == 'a'
       rescue:
         - ansible.builtin.debug: {msg: "{{ ansible_failed_result.msg }}, {{ ansible_failed_task.name }}"}
+    - ansible.builtin.command: echo {{ mine }}
+      when: mine == 'b'
+    - ansible.builtin.command: echo {{ item }}
+      loop: "{{ many if mine == 'a' else [] }}"
+      when: item != 1
+    - ansible.builtin.command: echo {{ item }}
+      with_items: []
+      register: empty
+    - ansible.builtin.command: echo {{ not_there }}
+      when: empty.results | length > 0
+    - ansible.builtin.command: echo {{ mine }}
+      loop: "{{ not_there }}"
+      when: mine == 'nobody'
+    - ansible.builtin.command: echo no
+      when: not_there == 3
+      ignore_errors: true
+    - when: mine == 'b'
+      block:
+        - ansible.builtin.command: echo {{ mine }}
+          when: last == 3
+        - ansible.builtin.command: echo {{ mine }}
     - ansible.builtin.command: echo {{ mine }} {{ last }}
       register: said
     - ansible.builtin.assert: {that: said.stdout == mine ~ ' 2', fail_msg: "{{ undefined_until_it_fails | default('x') }}"}
@@ -69,6 +90,7 @@ def play(tmp_path):
         variables = json.dumps({"ansible_connection": "local", "ansible_python_interpreter": sys.executable})
         command = [str(tools / "ansible-playbook"), "-i", "a,b", str(tmp_path / "play.yml"), f"--extra-vars={variables}"]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert "{" in done.stdout, done.stderr
         found = json.loads(done.stdout[done.stdout.index("{") :])
         # The callback writes the hosts of one task together for Ansible's own strategies alone.
         results = {host: [plain(task["hosts"][host]) for task in found["plays"][0]["tasks"] if host in task["hosts"]] for host in "ab"}
