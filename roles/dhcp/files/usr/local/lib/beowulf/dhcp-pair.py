@@ -37,6 +37,8 @@ import urllib.request
 LIMIT = 3
 """Seconds for an answer."""
 HOLD = 300
+NEIGHBOUR = 10
+"""Seconds after which the kernel knows whether a neighbour that it knew is still there: 5 s, and three questions."""
 CLOCK = 30
 """Seconds that the clocks may be apart: Kea warns from there on, and ends the pair at twice as many (compiled in)."""
 ANEW = 75
@@ -121,16 +123,20 @@ def misplaced(leases: list[dict], configuration: dict, now: float) -> list[tuple
 
 def is_there(address: str, mac: str) -> bool:
     """Ask the LAN who has an address; say whether it is the machine with that MAC."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        try:
-            one.sendto(b"", (address, 9))  # discard, RFC 863; the kernel asks for the MAC first
-        except OSError:
+    # What the kernel has known for a while it asks for again only when it is used, after 5 s, up to three times (arp(7)).
+    for _ in range(NEIGHBOUR):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            try:
+                one.sendto(b"", (address, 9))  # discard, RFC 863
+            except OSError:
+                return False
+        time.sleep(1)
+        with open("/proc/net/arp", encoding="ascii") as table:
+            rows = [line.split() for line in table.readlines()[1:]]
+        # Complete, 0x2 (ATF_COM): who does not answer has a row, too.
+        if not any(row[0] == address and int(row[2], 16) & 2 and row[3] == mac for row in rows):
             return False
-    time.sleep(1)
-    with open("/proc/net/arp", encoding="ascii") as table:
-        rows = [line.split() for line in table.readlines()[1:]]
-    # Complete, 0x2 (ATF_COM): who does not answer has a row, too.
-    return any(row[0] == address and int(row[2], 16) & 2 and row[3] == mac for row in rows)
+    return True
 
 
 def free(path: str, leases: list[dict], now: float) -> None:
