@@ -103,7 +103,8 @@ class ActionModule(ActionBase):
     ) -> tuple[bytes, bool]:
         """Return the content of a file in bytes, and whether its source is executable."""
         if "content" in said:
-            return str(said["content"]).encode(), False
+            text = said["content"]
+            return ("".join(f"{line}\n" for line in text) if isinstance(text, list) else str(text)).encode(), False
         if "source" in said:
             return self.bytes_of(path, Path(said["source"])), False
         if "template" in said:

@@ -22,7 +22,7 @@ options:
       - A path that is not in the role needs C(content), C(source), C(template), C(target) or a C(state) that needs none of them.
       - C(state) is C(file), C(absent), C(directory) or C(link). C(absent) leaves out a file of the role, and removes it from the node.
       - C(template) is a path in C(templates/), for several files of one template, and C(vars) are variables for it.
-      - C(content) is the text of the file, C(source) a file of the controller, and C(target) where a link leads.
+      - C(content) is the text of the file, or a list of its lines, C(source) a file of the controller, and C(target) where a link leads.
       - C(owner), C(group) and C(mode) are those of the file. Modes are strings.
       - C(validate) is a command, or a list of commands, with C(%s) for the file to check. It is run without a shell, as C(validate_as)
         when that is given; the candidate is in the folder of the file, or in C(stage), with owner and mode of the file.

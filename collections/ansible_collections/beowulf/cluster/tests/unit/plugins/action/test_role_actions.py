@@ -87,6 +87,11 @@ def test_a_path_that_nothing_is_known_of_is_refused(role):
     assert "/nowhere/x is neither in templates/ nor in files/" in result["msg"]
 
 
+def test_content_may_be_lines(role):
+    role.play([{"beowulf.cluster.file_tree": {"files": {f"{role.folder}/x": {"content": ["one", "two"]}}}}])
+    assert (role.folder / "x").read_text() == "one\ntwo\n"
+
+
 def test_an_option_that_there_is_not_is_refused(role):
     (result,) = role.play([{"beowulf.cluster.file_tree": {"files": {"/nowhere/x": {"content": "", "moed": "0600"}}}}], code=2)
     assert "'moed'" in result["msg"]
