@@ -33,6 +33,7 @@ def test_a_list_by_which_nobody_would_be_admitted_is_refused(tmp_path, principal
     place = tmp_path / "admin"
     place.write_text("of before\n")
     tasks = yaml.safe_load((ROOT / "roles/sshd/tasks/trust.yml").read_text(encoding="utf-8"))
+    tasks = [inner for task in tasks for inner in task.get("block", [task])]
     (copy,) = [task["ansible.builtin.copy"] for task in tasks if "/principals/" in task.get("ansible.builtin.copy", {}).get("dest", "")]
     (tmp_path / "play.yml").write_text(PLAY % (ROOT, copy["validate"]))
     variables = {
