@@ -114,8 +114,10 @@ def drill(
 
     name = [*name, *filter(None, only.split(","))]
     if list:
-        for one in drills.choose(name, quick):
-            print(f"{one.name:<24}{one.title}")
+        chosen = drills.choose(name, quick)
+        width = max(len(one.name) for one in chosen) + 2
+        for one in chosen:
+            print(f"{one.name:<{width}}{one.title}")
         return
     drills.drills(find(cluster), name, repeat=repeat, quick=quick, as_json=json)
 

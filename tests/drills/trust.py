@@ -475,19 +475,30 @@ def stolen_keys_of_names(lab: Lab):
     yield from unnoticed(watch)
 
 
-@drill("lock-out, SSH")
-def locked_out_of_ssh(lab: Lab):
-    """New rules of the SSH server would lock the controller out of a node; it gets its old ones back in the same run"""
+def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
+    """Deploy a list of users and their principals that would keep the controller out of a node, and look whether it changed anything."""
     node = lab.client
-    rules = "cd /etc/ssh/sshd_config.d && for one in *; do echo $one; cat $one; done"
+    rules = "find /etc/ssh/sshd_config.d /etc/ssh/cluster -type f ! -name renewed -printf '%p %m %U\\n' -exec sha256sum {} + | sort"
     before = lab.run(node, rules)
-    options = [f"--limit={node}", "--tags=sshd", '--extra-vars={"sshd_principals": {"nobody-of-ours": ["none"]}}']
+    options = [f"--limit={node}", "--tags=sshd", f"--extra-vars={json.dumps({'sshd_principals': principals})}"]
     code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
-    lab.run(node, "rm /etc/ssh/cluster/principals/nobody-of-ours")
+    lab.run(node, "rm -f /etc/ssh/cluster/principals/nobody-of-ours")
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     # Who failed too often is kept out for a while (PerSourcePenalties).
     yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+
+
+@drill("lock-out, SSH")
+def locked_out_of_ssh(lab: Lab):
+    """New rules of the SSH server would lock the controller out of a node; it gets its old ones back in the same run"""
+    yield from kept_out(lab, {"nobody-of-ours": ["none"]})
+
+
+@drill("lock-out, SSH, principals")
+def locked_out_by_principals(lab: Lab):
+    """A new list of principals, which is asked for at each login, would lock the controller out; the old one is back in the same run"""
+    yield from kept_out(lab, {lab.variables["rack_ssh_user"]: ["none"]})
 
 
 @drill("lock-out, SSH, clock")

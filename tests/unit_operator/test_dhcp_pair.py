@@ -133,7 +133,7 @@ def test_the_pool_is_counted_without_what_has_ended_and_what_is_reserved(server)
     ids=["a board that is gone", "one that is there", "their own, and the pool's", "ended, declined"],
 )
 def test_the_address_of_a_node_is_freed_when_the_board_that_had_it_is_gone(server, pair, monkeypatch, leases, present, forgotten):
-    monkeypatch.setattr(pair, "is_there", lambda address, mac: present)
+    monkeypatch.setattr(pair, "still_there", lambda machines: machines if present else [])
     server(state="hot-standby", leases=leases)
     assert server.forgotten == forgotten
 

@@ -60,7 +60,7 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
 
     def _queue_task(self, host: Host, task: Task, task_vars: dict[str, Any], play_context: PlayContext) -> None:
         """Do a task here when it asks no host, and let Ansible start a worker for any other."""
-        if task.async_val or not (task.action in HERE or self._has_nothing_to_do(host, task, task_vars, play_context)):
+        if task.async_val or not ((task.action in HERE and not task.until) or self._has_nothing_to_do(host, task, task_vars, play_context)):
             super()._queue_task(host, task, task_vars, play_context)
             return
         self._queued_task_cache[host.name, task._uuid] = {

@@ -23,6 +23,7 @@ FILE gets JSON: {"looked": seconds since 1970, "problem": why it could not look,
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
 import ipaddress
@@ -121,28 +122,31 @@ def misplaced(leases: list[dict], configuration: dict, now: float) -> list[tuple
     ]
 
 
-def is_there(address: str, mac: str) -> bool:
-    """Ask the LAN who has an address; say whether it is the machine with that MAC."""
+def still_there(machines: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Ask the LAN who has some addresses, all at once; return those (address, MAC) of which it is the machine with that MAC."""
     # What the kernel has known for a while it asks for again only when it is used, after 5 s, up to three times (arp(7)).
-    for _ in range(NEIGHBOUR):
+    for _ in range(NEIGHBOUR if machines else 0):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-            try:
-                one.sendto(b"", (address, 9))  # discard, RFC 863
-            except OSError:
-                return False
+            for address, _mac in machines:
+                with contextlib.suppress(OSError):  # nobody has it, which the table says, too
+                    one.sendto(b"", (address, 9))  # discard, RFC 863
         time.sleep(1)
         with open("/proc/net/arp", encoding="ascii") as table:
             rows = [line.split() for line in table.readlines()[1:]]
         # Complete, 0x2 (ATF_COM): who does not answer has a row, too.
-        if not any(row[0] == address and int(row[2], 16) & 2 and row[3] == mac for row in rows):
-            return False
-    return True
+        known = {(row[0], row[3]) for row in rows if int(row[2], 16) & 2}
+        machines = [machine for machine in machines if machine in known]
+        if not machines:
+            break
+    return machines
 
 
 def free(path: str, leases: list[dict], now: float) -> None:
     """Have Kea forget the leases that keep a node from its own address."""
-    for address, mac in misplaced(leases, kea(path, "config-get"), now):
-        if not is_there(address, mac):
+    found = misplaced(leases, kea(path, "config-get"), now)
+    stay = still_there(found)
+    for address, mac in found:
+        if (address, mac) not in stay:
             print(f"{NOTICE}{address} is another machine's by now: the lease of {mac} is forgotten", file=sys.stderr)
             kea(path, "lease4-del", **{"ip-address": address})
 
