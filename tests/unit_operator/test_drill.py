@@ -355,6 +355,6 @@ def test_the_figures_are_kept_when_the_deploy_afterwards_cannot_be(monkeypatch):
     monkeypatch.setattr(Broken, "play", lambda *_: (2, None))
     assert drill.redeploy(lab)[0] is None
     counts = {"changed": 1, "failures": 0, "unreachable": 0}
-    left = {"hosts": {"gamma": counts}, "changes": [{"node": "gamma", "task": "jobs : Start it"}]}
+    left = {"hosts": {"gamma": counts}, "changes": [{"node": "gamma", "task": "jobs : Create the mount point"}]}
     monkeypatch.setattr(Broken, "play", lambda *_: (0, left))
-    assert drill.redeploy(lab) == (1, "the deploy after the drills changed 1: gamma: jobs : Start it")
+    assert drill.redeploy(lab) == (1, "the deploy after the drills changed 1: gamma: jobs : Create the mount point")

@@ -43,7 +43,7 @@ author:
 """
 
 EXAMPLES = """
-- name: Run chrony
+- name: Enable and start chrony
   beowulf.cluster.service_state:
     name: chrony
     reads: [/etc/chrony/chrony.conf, /etc/systemd/system/chrony.service.d]
