@@ -44,8 +44,12 @@ DIES = """#!/bin/sh
 # Dies with its caller, as by a power cut, when it is that one's turn; otherwise it is the program of this name.
 echo x >>{turns}
 [ "$(wc -l <{turns})" -ne "$DIES_AT" ] || {{ kill -KILL $PPID; exit 1; }}
-case "{name} $*" in {refused}) exit 1;; esac
+case "{name} $*" in "mv --exchange"*) shift 2; exec {exchange} "$@";; esac
 exec {program} "$@"
+"""
+# What mv does since coreutils 9.5: renameat2(2) with RENAME_EXCHANGE, names relative to the working directory (AT_FDCWD).
+EXCHANGE = """import ctypes, os, sys
+sys.exit(ctypes.CDLL(None).renameat2(-100, os.fsencode(sys.argv[1]), -100, os.fsencode(sys.argv[2]), 2) != 0)
 """
 needs_network = pytest.mark.skipif(
     shutil.which("nft") is None
@@ -120,9 +124,10 @@ def contents(folder: Path) -> dict[str, str]:
 def way_back(tmp_path, request):
     """Run `firewall-way-back WHAT`, killed at its n-th program (0: never) on a system whose mv exchanges names or, as Debian 12's, does not."""
     (tmp_path / "bin").mkdir()
-    turns, refused = tmp_path / "turns", {"exchanges": "nobody", "renames": '"mv --exchange"*'}[request.param]
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    turns, exchange = tmp_path / "turns", {"exchanges": f"{tool('python')} {tmp_path}/exchange.py", "renames": "false"}[request.param]
     for name in ("mv", "cp", "rm"):
-        (tmp_path / "bin" / name).write_text(DIES.format(name=name, turns=turns, program=shutil.which(name), refused=refused))
+        (tmp_path / "bin" / name).write_text(DIES.format(name=name, turns=turns, program=shutil.which(name), exchange=exchange))
     for name in ("nft", "systemctl", "systemd-run"):
         (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
     for path in (tmp_path / "bin").iterdir():
