@@ -122,7 +122,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["exchanges", "renames"])
 def way_back(tmp_path, request):
-    """Run `firewall-way-back WHAT`, killed at its n-th program (0: never) on a system whose mv exchanges names or, as Debian 12's, does not."""
+    """Run `firewall-way-back WHAT`, killed at its n-th program (0: never); mv exchanges two names or, as in Debian 12, cannot."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "exchange.py").write_text(EXCHANGE)
     turns, exchange = tmp_path / "turns", {"exchanges": f"{tool('python')} {tmp_path}/exchange.py", "renames": "false"}[request.param]
