@@ -14,7 +14,7 @@ from beowulf.errors import Failure
 from beowulf.process import tool
 
 GIVES_UP = 100.0
-"""Seconds after which BIND no longer sends a NOTIFY: it waits 15 s by UDP, and as long by TCP. The secondary's own questions fail meanwhile."""
+"""Seconds after which BIND no longer sends a NOTIFY (15 s by UDP and 15 s by TCP), and the secondary has asked in vain by itself."""
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def rebuild_primary(lab: Lab):
 
 @drill("DNS, a change of which the secondary is not told")
 def lose_notify(lab: Lab):
-    """A name is added while the two name servers do not see each other, for longer than a NOTIFY is sent; the secondary learns it afterwards"""
+    """A name is added while the name servers do not see each other, for longer than a NOTIFY is sent; the secondary learns it afterwards"""
     first = lab.variables["rack_dns_primary"]["name"]
     second = lab.peer(first)
     zone, name = f"dyn.{lab.domain}", "untold"
