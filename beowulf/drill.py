@@ -121,6 +121,15 @@ class Watch:
         """Count those that were not."""
         return len(self.samples[stream]) - len(self.answered(stream))
 
+    def errors(self) -> list[str]:
+        """Return a line for each stream with questions that failed for a reason that was given: how many, when, and the reasons."""
+        lines = []
+        for stream, samples in self.samples.items():
+            if failed := [sample for sample in samples if sample[1] is None and sample[2]]:
+                span = f"{failed[0][0] - samples[0][0]:.1f} s to {failed[-1][0] - samples[0][0]:.1f} s"
+                lines.append(f"{stream}: {len(failed)} failed, {span} after it began: {', '.join(sorted({str(one[2]) for one in failed}))}")
+        return lines
+
     def gaps(self, stream: str) -> list[tuple[float, float]]:
         """Return (when, how long) for the time between each answer and the next, with the ends of the watch as answers."""
         times = [sample[0] for sample in self.answered(stream)]
@@ -276,6 +285,8 @@ class Lab:
         if child.returncode:
             raise Failure(f"the probe on {self.client} ended with {child.returncode}: {complaint.strip()[-500:]}")
         watch.samples = json.loads(shown)
+        for line in watch.errors():
+            self.say(f"  {line}")
 
     def play(self, command: Sequence[str], variables: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any] | None]:
         """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as deploy.run_playbooks does."""

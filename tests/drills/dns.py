@@ -13,6 +13,9 @@ from beowulf.drill import Figure, Lab, drill, unnoticed
 from beowulf.errors import Failure
 from beowulf.process import tool
 
+GIVES_UP = 100.0
+"""Seconds after which BIND no longer sends a NOTIFY (15 s by UDP and 15 s by TCP), and the secondary has asked in vain by itself."""
+
 
 @contextlib.contextmanager
 def edited(lab: Lab, primary: str) -> Iterator[Path]:
@@ -155,4 +158,25 @@ def rebuild_primary(lab: Lab):
     yield Figure("times that they differed after it, or a name was lost", failed, 0, unit="")
     yield Figure("serials that went backwards", sum(after <= before for before, after in itertools.pairwise(seen)), 0, unit="")
     yield Figure("changes by one more deploy", deploy.counts(summary)["changed"], 0, unit="")
+    yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
+
+
+@drill("DNS, a change of which the secondary is not told")
+def lose_notify(lab: Lab):
+    """A name is added while the name servers do not see each other, for longer than a NOTIFY is sent; the secondary learns it afterwards"""
+    first = lab.variables["rack_dns_primary"]["name"]
+    second = lab.peer(first)
+    zone, name = f"dyn.{lab.domain}", "untold"
+    update = f"printf 'server 127.0.0.1\\nzone {zone}\\nupdate %s\\nsend\\n' | nsupdate -k /etc/bind/update.key"
+    try:
+        with lab.watching(lab.looks_up()) as watch:
+            with lab.cut(first, second):
+                lab.run(first, update % f"add {name}.{zone} 60 A 192.0.2.1")
+                time.sleep(GIVES_UP)
+                told = dynamic(lab, [name])[second][1]
+            took = lab.until(lambda: dynamic(lab, [name])[second][1] == [name], 300, f"{second} has the name")
+    finally:
+        lab.run(first, update % f"delete {name}.{zone} A", check=False)
+    yield Figure("told while they did not see each other", len(told), 0, unit="")
+    yield Figure("the secondary has the name after", took, 45)
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")

@@ -170,3 +170,15 @@ def test_a_primary_that_is_behind_keeps_its_names_and_takes_the_others(zones, zo
 def test_a_server_mends_what_it_lacks_itself(zones, zone, primary, serials, behind):
     zone.primary, zone.serials = primary, serials
     assert zones.is_behind(zone) is behind
+
+
+@pytest.mark.parametrize(
+    ("primary", "serials", "why"),
+    [
+        (True, {}, "lab.internal: not served; "),
+        (True, {"127.0.0.1": 7, "10.77.0.12": 8}, "lab.internal: older than on 10.77.0.12; if that has been made the primary "),
+        (False, {"127.0.0.1": 7, "10.77.0.11": 8}, "lab.internal: older than on 10.77.0.11, which does not hand it out; "),
+    ],
+)
+def test_what_it_cannot_mend_is_said_with_the_server_that_is_ahead(zones, tmp_path, primary, serials, why):
+    assert zones.why_late(zones.Zone("lab.internal", tmp_path / "lab.internal.zone", primary, serials=serials)).startswith(why)

@@ -85,6 +85,11 @@ def test_a_gap_goes_from_answer_to_answer_and_to_the_ends_of_the_watch():
     assert Watch({"a": [[0, 0.5, ""], [1, 0.7, ""]]}).longest("a") == 0.7
 
 
+def test_what_failed_is_said_with_its_time_and_reason():
+    watch = Watch({"a": [[10, 0.1, ""], [11, None, "no answer"], [12, None, "refused"], [13, 0.1, ""]], "b": [[10, None, ""]]})
+    assert watch.errors() == ["a: 2 failed, 1.0 s to 2.0 s after it began: no answer, refused"]
+
+
 def test_who_did_not_come_back_was_away_for_ever():
     samples = [[0, 0.1, ""], [1, 0.1, ""], [2, None, ""], [3, None, ""]]
     assert Watch({"a": samples}).gap("a") == math.inf

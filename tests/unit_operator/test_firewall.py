@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +45,18 @@ trap "kill $sshd" EXIT
 until test -s {folder}/listening; do sleep 0.1; done
 play() {{ ansible-playbook -i localhost, -c local {folder}/play.yml; }}
 {steps}
+"""
+PLACES = re.compile("(?<!templates)(/etc/nftables|/etc/sysctl.d|/usr/local/sbin|/var/lib/firewall)")
+DIES = """#!/bin/sh
+# Dies with its caller, as by a power cut, when it is that one's turn; otherwise it is the program of this name.
+echo x >>{turns}
+[ "$(wc -l <{turns})" -ne "$DIES_AT" ] || {{ kill -KILL $PPID; exit 1; }}
+case "{name} $*" in "mv --exchange"*) shift 2; exec {exchange} "$@";; esac
+exec {program} "$@"
+"""
+# What mv does since coreutils 9.5: renameat2(2) with RENAME_EXCHANGE, names relative to the working directory (AT_FDCWD).
+EXCHANGE = """import ctypes, os, sys
+sys.exit(ctypes.CDLL(None).renameat2(-100, os.fsencode(sys.argv[1]), -100, os.fsencode(sys.argv[2]), 2) != 0)
 """
 needs_network = pytest.mark.skipif(
     shutil.which("nft") is None
@@ -101,3 +116,60 @@ echo; echo 'at the end'; nft list table inet beowulf
     assert "masquerade" in end
     assert "udp dport 123 accept" in end
     assert "Load the nftables ruleset" in first
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Return what files a folder has, and what is in them."""
+    return {path.name: path.read_text() for path in folder.glob("*.nft")}
+
+
+@pytest.fixture(params=["exchanges", "renames"])
+def way_back(tmp_path, request):
+    """Run `firewall-way-back WHAT`, killed at its n-th program (0: never); mv exchanges two names or, as in Debian 12, cannot."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "exchange.py").write_text(EXCHANGE)
+    turns, exchange = tmp_path / "turns", {"exchanges": f"{tool('python')} {tmp_path}/exchange.py", "renames": "false"}[request.param]
+    for name in ("mv", "cp", "rm"):
+        (tmp_path / "bin" / name).write_text(DIES.format(name=name, turns=turns, program=shutil.which(name), exchange=exchange))
+    for name in ("nft", "systemctl", "systemd-run"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\n")
+    for path in (tmp_path / "bin").iterdir():
+        path.chmod(0o755)
+    template = (ROOT / "roles/firewall/templates/usr/local/sbin/firewall-way-back.j2").read_text()
+    script = template.replace("{{ ansible_managed | comment }}", "").replace("{{ firewall_patience }}", "60")
+    (tmp_path / "way-back").write_text(PLACES.sub(rf"{tmp_path}\1", script))
+
+    def run(what: str, dies_at: int = 0) -> bool:
+        turns.write_text("")
+        env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DIES_AT": str(dies_at)}
+        code = subprocess.run(["sh", str(tmp_path / "way-back"), what], env=env, capture_output=True, text=True, check=False)
+        assert code.returncode in {0, -9}, code.stderr
+        return code.returncode == 0
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["stay", "back"])
+def test_a_kill_at_any_moment_leaves_the_rules_of_before_or_the_new_ones(way_back, tmp_path, what, request):
+    live, good = tmp_path / "etc/nftables.d", tmp_path / "var/lib/firewall/nftables.d"
+    rules = {"live": {"a.nft": "new", "c.nft": "new"}, "good": {"a.nft": "old", "b.nft": "old"}}
+    ended = False
+    for turn in range(1, 20):
+        for folder, files in ((live, rules["live"]), (good, rules["good"])):
+            for one in folder.parent.glob("nftables.d*"):
+                shutil.rmtree(one)
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                (folder / name).write_text(text)
+        if ended := way_back(what, turn):
+            break
+        # At the next boot, and when the next deploy has not been let in.
+        kept = live if live.is_dir() or "exchanges" in request.node.name else live.with_name("nftables.d.old")
+        assert contents(kept) in rules.values(), f"{what} was killed at {turn}"
+        way_back("prepare")
+        assert contents(live) in rules.values(), f"{what} was killed at {turn}"
+        way_back("back")
+        assert contents(live) == contents(good) in rules.values(), f"{what} was killed at {turn}"
+    assert ended, "it never came to its end"
+    assert turn > 3
+    assert contents(live) == contents(good) == rules["live" if what == "stay" else "good"]

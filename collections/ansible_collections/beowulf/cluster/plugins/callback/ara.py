@@ -155,7 +155,7 @@ from types import FrameType, SimpleNamespace
 from ansible.plugins.callback import CallbackBase
 from ansible.utils.display import Display
 
-from ansible_collections.beowulf.cluster.plugins.plugin_utils import recordings
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import programs, recordings
 
 try:
     import requests
@@ -191,9 +191,10 @@ def commit(folder: str) -> str | None:
     """Return the short commit of the work tree around `folder`, marked when it was changed since, or None."""
     command = ["git", "-C", folder, "describe", "--always", "--abbrev=9", "--exclude=*", "--dirty"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
+        result = programs.run(command, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
         return None
+    return (None if result.returncode else result.stdout.strip()) or None
 
 
 def _deployer_of(playbook: t.Any) -> dict[str, str] | None:
@@ -419,7 +420,7 @@ class CallbackModule(AraCallback):
             raise RecordingError("no server is configured")
         command = [sys.executable, "-P", script, "start"]
         try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=SCRIPT_LIMIT, check=False, stdin=subprocess.DEVNULL)
+            result = programs.run(command, timeout=SCRIPT_LIMIT)
         except subprocess.TimeoutExpired as error:
             raise RecordingError(f"{script} start takes longer than {SCRIPT_LIMIT} s") from error
         if result.returncode:

@@ -23,7 +23,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file, programs
 
 ALPHABET = string.ascii_letters + string.digits
 """No sign that a shell, a URL or a configuration file would read in its own way."""
@@ -348,11 +348,11 @@ class SecretStore:
             env.setdefault("GPG_TTY", os.ttyname(sys.stdin.fileno()))
         else:
             env["PASSWORD_STORE_GPG_OPTS"] = f"{env.get('PASSWORD_STORE_GPG_OPTS', '')} --pinentry-mode=error".strip()
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        pipes = {"stdin": subprocess.PIPE if text else subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         # A session of its own, so that whatever it started ends with it.
-        with subprocess.Popen(["pass", *arguments], env=env, text=True, start_new_session=True, **pipes) as child:
+        with programs.start(["pass", *arguments], env=env, text=True, start_new_session=True, **pipes) as child:
             try:
-                output, complaint = child.communicate(text, timeout=PASS_PATIENCE if asks else PASS_LIMIT)
+                output, complaint = child.communicate(text or None, timeout=PASS_PATIENCE if asks else PASS_LIMIT)
             except BaseException as error:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)

@@ -226,6 +226,16 @@ def settle(zones: list[Zone], servers: list[str], seconds: float) -> list[Zone]:
     return found
 
 
+def why_late(zone: Zone) -> str:
+    """Say where to look when this server is behind in a zone, or has none, after all that it can do by itself."""
+    if HERE not in zone.serials:
+        return f"{zone.name}: not served; journalctl -u named says why"
+    newer = ", ".join(server for server, serial in zone.serials.items() if ahead(serial, zone.serials[HERE]))
+    if zone.primary:
+        return f"{zone.name}: older than on {newer}; if that has been made the primary meanwhile, a deploy to this server tells it so"
+    return f"{zone.name}: older than on {newer}, which does not hand it out; journalctl -u named says why"
+
+
 def main(*options: str) -> None:
     """Do it once."""
     check, files = "--check" in options, "--files" in options
@@ -242,8 +252,7 @@ def main(*options: str) -> None:
     for zone in settle(zones, [HERE, *peers], 2):
         agree(zone, peers, key, check)
     if not check and (late := settle(zones, [HERE, *peers], SETTLED)):
-        names = ", ".join(zone.name for zone in late)
-        raise SystemExit(f"{names}: not served, or older than on another name server; journalctl -u named says why")
+        raise SystemExit("\n".join(why_late(zone) for zone in late))
 
 
 if __name__ == "__main__":
