@@ -354,7 +354,7 @@ def test_a_snapshot_of_sqlite_is_put_back_and_nothing_in_plain_is_left(tmp_path,
 @needs_root
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, code):
-    """By a program that only says what it was told; that k3s does it was not tried (docs/herd.md)."""
+    """By a program that only says what it was told; that k3s does it was not tried (docs/k3s.md)."""
     shutil.copytree(ROOT / "roles/k3s", tmp_path / "roles/k3s")
     tasks = tmp_path / "roles/k3s/tasks/restore.yml"
     tasks.write_text(tasks.read_text().replace("/usr/local/bin/k3s", f"{tmp_path}/k3s").replace("/etc/rancher/k3s", str(tmp_path)))
