@@ -13,19 +13,22 @@ ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
 def read(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_variable_is_described_and_has_its_value(role):
+def test_every_variable_is_described_and_is_either_required_or_has_a_default(role):
     specs = read(role / "meta" / "argument_specs.yml")["argument_specs"]
-    options = {name: option for spec in specs.values() for name, option in spec["options"].items()}
     defaults = read(role / "defaults" / "main.yml")
-    assert set(options) == set(defaults)
-    for name, option in options.items():
-        assert option.get("description"), f"{name} is not described"
-        # A default that is worked out on the node stands in defaults/ alone.
-        assert option.get("default", defaults[name]) == defaults[name], f"{name} has two defaults"
+    named = set()
+    for entry_point, spec in specs.items():
+        for name, option in spec["options"].items():
+            named.add(name)
+            assert option.get("description"), f"{name} is not described"
+            assert (name in defaults) is not option.get("required", False), f"{name} of {entry_point} is required and has a default, or neither"
+            # A default that is worked out on the node stands in defaults/ alone.
+            assert option.get("default", defaults.get(name)) == defaults.get(name), f"{name} has two defaults"
+    assert set(defaults) <= named
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
