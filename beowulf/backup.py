@@ -152,7 +152,7 @@ def number(story: Mapping[str, Any]) -> str:
 
 
 def relay(cluster: Cluster) -> Path:
-    """Return the folder of this controller's own copy, as in inventory/group_vars/all.yml."""
+    """Return the folder of this controller's own copy, as in inventory/group_vars/all/backup.yml."""
     return cluster.state / "backup" / "repository"
 
 

@@ -110,7 +110,7 @@ def own_certificate(cluster: Cluster) -> Path:
 
 
 def own_name() -> str:
-    """Return the name in this controller's certificate, as certificate_of_controller of inventory/group_vars/all.yml says it, too."""
+    """Return the name in this controller's certificate, as certificate_of_controller of inventory/group_vars/all/ca.yml says it, too."""
     return f"{pwd.getpwuid(os.geteuid()).pw_name}@{socket.gethostname()}"
 
 

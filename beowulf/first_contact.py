@@ -74,7 +74,7 @@ def needed(cluster: Cluster, nodes: Iterable[str]) -> list[str]:
 
 
 def fqdn(cluster: Cluster, node: str) -> str:
-    """Return the name by which ssh looks a node up: HostKeyAlias in inventory/group_vars/all.yml."""
+    """Return the name by which ssh looks a node up: HostKeyAlias in inventory/group_vars/all/ansible.yml."""
     return f"{node}.{cluster.rack.domain}"
 
 

@@ -86,7 +86,7 @@ def test_no_task_acts_as_root_below_the_home_of_an_account_that_has_no_rights():
     """What lies there is the account's: a link leads root wherever the account likes, and a file says what it likes."""
     values = {}
     for path in [*(ROOT / "roles").glob("*/defaults/main.yml"), *(ROOT / "roles").glob("*/vars/main.yml"),
-                 *(ROOT / "inventory/group_vars").glob("*.yml")]:  # fmt: skip
+                 *(ROOT / "inventory/group_vars").rglob("*.yml")]:  # fmt: skip
         values |= {name: value for name, value in read(path).items() if isinstance(value, (str, list, dict))}
     files = [*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml"), *(ROOT / "playbooks").glob("*.yml")]
     found, looked_at = [], 0
@@ -109,7 +109,7 @@ def test_what_is_prefetched_is_installed_by_a_role():
     """The list is written down twice because a role's own is not known before it runs."""
     parts = [path for role in ROLES for folder in ("defaults", "tasks", "vars") for path in (role / folder).rglob("*.yml")]
     named = set(re.findall(r"[\w.+-]+", "\n".join(path.read_text(encoding="utf-8") for path in parts)))
-    variables = [read(path) for path in (ROOT / "inventory" / "group_vars").glob("*.yml")]
+    variables = [read(path) for path in (ROOT / "inventory" / "group_vars").rglob("*.yml")]
     lists = [set(found["prefetch_packages"]) for found in variables if "prefetch_packages" in found]
     prefetched = set().union(*lists)
     assert prefetched

@@ -60,7 +60,7 @@ def holding(monkeypatch, **stories):
 def test_the_paths_are_those_of_the_role():
     defaults = yaml.safe_load((ROOT / "roles/backup/defaults/main.yml").read_text())
     assert defaults["backup_repository"] == backup.REPOSITORY
-    everyone = yaml.safe_load((ROOT / "inventory/group_vars/all.yml").read_text())
+    everyone = yaml.safe_load((ROOT / "inventory/group_vars/all/backup.yml").read_text())
     lab = Cluster("lab")
     assert everyone["backup_relay"].replace("{{ rack_state_dir }}", str(lab.state)) == str(backup.relay(lab))
 

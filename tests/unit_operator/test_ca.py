@@ -554,7 +554,7 @@ def test_what_was_revoked_by_mistake_is_taken_off_the_list(cluster, authority, p
 
 def test_this_controllers_name_is_its_users_and_its_hosts_whatever_the_environment_says(monkeypatch):
     """As the playbooks say it, which sign this controller's certificate, too."""
-    [template] = [line for line in (ROOT / "inventory/group_vars/all.yml").read_text().splitlines() if "uname -n" in line]
+    [template] = [line for line in (ROOT / "inventory/group_vars/all/ca.yml").read_text().splitlines() if "uname -n" in line]
     command = template.partition("'echo ")[2].partition("'")[0]
     for name in ("USER", "LOGNAME"):
         monkeypatch.setenv(name, "somebody")
