@@ -262,7 +262,7 @@ def mpi_io(lab: Lab):
     """mpi4py's own tests on two nodes, and those of files on four, with their files in the shared folder"""
     tree = suite(lab)
     nodes = min(4, len(herd.slots(lab.cluster, "mpi")))
-    for ranks, words in ((2, CANNOT_SPAWN), (nodes, ("-i", "test_io", "-i", "test_file"))):
+    for ranks, words, least in ((2, CANNOT_SPAWN, 2000), (nodes, ("-i", "test_io", "-i", "test_file"), 80)):
         program = (str(tree / "in_the_shared_folder.py"), f"--folder={tree}", f"-n={ranks}", "--per-node=1")
         with operator(lab, "mpi", *program, "--", "test/main.py", *words) as child:
             shown = ended(child, 3600)
@@ -270,7 +270,7 @@ def mpi_io(lab: Lab):
         good = re.findall(r"^OK\b", shown, re.MULTILINE)
         if child.returncode or len(good) != ranks:
             lab.say(f"  {shown.strip()[-2000:]}")
-        yield Figure(f"tests on each of {ranks} nodes", min(map(int, ran), default=0), 100, unit="", least=True)
+        yield Figure(f"tests on each of {ranks} nodes", min(map(int, ran), default=0), least, unit="", least=True)
         yield Figure(f"ranks of {ranks} with an error", ranks - len(good), 0, unit="")
         yield Figure(f"ended with, on {ranks} nodes", child.returncode, 0, unit="")
 

@@ -329,6 +329,8 @@ try:
 except ImportError as exc:
     raise AnsibleParserError(f"the inventory plugin beowulf.cluster.rack needs pydantic on the controller: {exc}") from exc
 
+ANSIBLES = ("all", "ungrouped")
+
 
 class InventoryModule(BaseInventoryPlugin, Constructable):
     """Read a rack file, build the inventory from it, add it."""
@@ -354,7 +356,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
         written = rack.model_dump(exclude_unset=True, include=set(Rack.model_fields) - {"network", "nodes"})
         self.set_options(direct=_trusted(written) | {"network": {}, "nodes": {}}, var_options=self._vars)
         self._add(derive(rack))
-        self._construct(rack)
+        self._construct(rack, path)
         if rack.registry:
             self._discover(rack)
 
@@ -381,17 +383,28 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             for host in hosts:
                 self.inventory.add_child(name, host)
 
-    def _construct(self, rack: Rack) -> None:
+    def _construct(self, rack: Rack, path: str) -> None:
         compose, groups, keyed_groups = (self.get_option(name) for name in ("compose", "groups", "keyed_groups"))
         if not (compose or groups or keyed_groups):
             return
         strict = self.get_option("strict")
+        derived = self._hosts_of_groups() if keyed_groups else {}
         common = self.inventory.groups["all"].get_vars()
         for host in rack.nodes:
             self._set_composite_vars(compose, common | self.inventory.get_host(host).get_vars(), host, strict=strict)
             variables = common | self.inventory.get_host(host).get_vars()
             self._add_host_to_composed_groups(groups, variables, host, strict=strict, fetch_hostvars=False)
             self._add_host_to_keyed_groups(keyed_groups, variables, host, strict=strict, fetch_hostvars=False)
+        # The playbooks would set up on a node what it is not.
+        for name, hosts in (self._hosts_of_groups() if keyed_groups else {}).items():
+            if added := sorted(hosts - derived.get(name, hosts)):
+                shown = ", ".join(added[:3]) + (", ..." if len(added) > 3 else "")
+                what = f"keyed_groups puts {shown} into {name}, which is a group of the plugin's own"
+                raise AnsibleParserError(f"{path}: {what}\n    hint: give that one another prefix or parent_group")
+
+    def _hosts_of_groups(self) -> dict[str, set[str]]:
+        """Return the hosts of each group but Ansible's own, those of its children among them."""
+        return {name: {host.name for host in group.get_hosts()} for name, group in self.inventory.groups.items() if name not in ANSIBLES}
 
     def _discover(self, rack: Rack) -> None:
         try:

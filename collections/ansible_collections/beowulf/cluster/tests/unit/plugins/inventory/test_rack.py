@@ -107,6 +107,20 @@ def test_constructed_variables_and_groups(rack_file: Path) -> None:
     assert [host.name for host in inventory.groups["type_router"].hosts] == ["omega"]
 
 
+@pytest.mark.parametrize(
+    ("keyed", "said"),
+    [
+        ('{key: rack_addressing, prefix: "", separator: ""}', "puts .* into dhcp, which"),
+        ('{key: rack_board, prefix: "", separator: "", parent_group: lanservices}', "puts .* into lanservices, which"),
+    ],
+)
+def test_a_value_does_not_make_a_node_what_it_is_not(rack_file: Path, keyed: str, said: str) -> None:
+    """Each group of a function is what a playbook sets that up on: by its way to an address every node would be a DHCP server."""
+    append(rack_file, f"keyed_groups: [{keyed}]\nleading_separator: false\n")
+    with pytest.raises(AnsibleError, match=said):
+        parse(rack_file)
+
+
 def test_a_wrong_expression_stops_unless_strict_is_off(rack_file: Path) -> None:
     append(rack_file, "compose: {x: nothing_of_that_name}\n")
     with pytest.raises(AnsibleError, match="Could not set x for host omega"):
