@@ -540,6 +540,18 @@ def dev_lock(c: Context) -> None:
     lock()
 
 
+@task()
+@plainly
+def dev_readmes(c: Context) -> None:
+    """Write the README of each role from its argument specification."""
+    from beowulf import readmes
+    from beowulf.environment import ensure_development
+
+    ensure_development()
+    changed = readmes.write()
+    print(f"{len(changed)} of {len(readmes.roles())} changed{': ' + ', '.join(changed) if changed else ''}")
+
+
 def group(name: str, default: object = None, **members: object) -> Collection:
     """Return the tasks of a group, by their short names."""
     collection = Collection(name)
@@ -565,5 +577,5 @@ ns = Collection(
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),
-    group("dev", lock=dev_lock),
+    group("dev", lock=dev_lock, readmes=dev_readmes),
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from beowulf import readmes
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
@@ -25,10 +27,18 @@ def test_every_variable_is_described_and_is_either_required_or_has_a_default(rol
         for name, option in spec["options"].items():
             named.add(name)
             assert option.get("description"), f"{name} is not described"
-            assert (name in defaults) is not option.get("required", False), f"{name} of {entry_point} is required and has a default, or neither"
+            assert (name in defaults) is not option.get("required", False), f"{name} of {entry_point}: required, or a default"
             # A default that is worked out on the node stands in defaults/ alone.
             assert option.get("default", defaults.get(name)) == defaults.get(name), f"{name} has two defaults"
     assert set(defaults) <= named
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_readme_is_what_the_specification_says(role):
+    described = read(role / "meta" / "main.yml")["galaxy_info"]["description"]
+    specs = read(role / "meta" / "argument_specs.yml")["argument_specs"]
+    assert described in {spec["short_description"] for spec in specs.values()}
+    assert (role / "README.md").read_text(encoding="utf-8") == readmes.readme(role), "./bootstrap dev.readmes writes it"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)

@@ -72,9 +72,7 @@ def router(tmp_path):
     (tmp_path / "bin" / "dpkg-query").write_text("#!/bin/sh\necho installed nftables\n")
     (tmp_path / "bin" / "dpkg-query").chmod(0o755)
     for name in ("systemctl", "systemd-run"):
-        (tmp_path / "bin" / name).write_text(
-            "#!/bin/sh\ncase $* in *show*) echo ActiveState=active; echo LoadState=loaded;; esac\n"
-        )
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\ncase $* in *show*) echo ActiveState=active; echo LoadState=loaded;; esac\n")
         (tmp_path / "bin" / name).chmod(0o755)
     variables = {
         "ansible_python_interpreter": tool("python"), "ansible_become": False,
