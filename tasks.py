@@ -316,9 +316,9 @@ def secrets_show(c: Context, name: str, cluster: str = DEFAULT) -> None:
 @plainly
 def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password: bool = False) -> None:
     """Give secrets new values; a deploy takes them to the nodes."""
-    from beowulf.secrets import rotate
+    from beowulf.reencrypt import rotate_secrets
 
-    rotate(find(cluster), name, password=password)
+    rotate_secrets(find(cluster), name, password=password)
 
 
 @task(

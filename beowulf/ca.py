@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from beowulf import lock, playbook
+from beowulf import secrets as vault
 from beowulf.cluster import COLLECTIONS, is_own
 from beowulf.errors import Failure, Refusal
 from beowulf.process import environment, output
@@ -143,8 +145,6 @@ def sign(cluster: Cluster, public_key: Path, name: str, hours: float, principals
     authority = cluster.state / "ca" / "user_ca"
     if not authority.is_file():
         raise Refusal(f"There is no {authority}: the authority is made by ./bootstrap deploy, and each deploy brings its key here.")
-    from beowulf import secrets as vault
-
     passphrases = vault.passphrases(cluster, "ca")
     serial = secrets.randbits(63)
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
@@ -602,11 +602,9 @@ def change_list(cluster: Cluster, task: str, options: Sequence[str], **variables
 
     The variables are lists of texts, in which Ansible sees no template.
     """
-    from beowulf import deploy, lock
-
     with lock.changing(cluster, task):
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "revoke", options=options), task, variables=variables)
-    deploy.conclude(task, cluster, code, found)
+        code, found = playbook.run(playbook.command(cluster, "revoke", options=options), task, variables=variables)
+    playbook.conclude(task, cluster, code, found)
 
 
 def unrevoke(cluster: Cluster, what: str) -> None:
@@ -647,24 +645,20 @@ def in_force(lines: Sequence[str]) -> list[str]:
 
 def roll_names(cluster: Cluster, options: Sequence[str]) -> None:
     """Give the LAN servers new keys for the changes and the transfers of names; raise Failure when one of them does not get them."""
-    from beowulf import deploy, lock
-
     with lock.changing(cluster, "ca.revoke"):
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "tsig", options=options), "ca.revoke")
+        code, found = playbook.run(playbook.command(cluster, "tsig", options=options), "ca.revoke")
     if code:
         print("The keys are revoked; the LAN servers' own for names are not all new, and the same command does that again.")
-    deploy.conclude("ca.revoke", cluster, code, found)
+    playbook.conclude("ca.revoke", cluster, code, found)
 
 
 def renew(cluster: Cluster) -> None:
     """Sign again what is half of its life old, or was lost."""
-    from beowulf import deploy, lock
-
     refresh(cluster)
     with lock.changing(cluster, "ca.renew"):
         deliver(cluster)
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "certificates"), "ca.renew")
-    deploy.conclude("ca.renew", cluster, code, found)
+        code, found = playbook.run(playbook.command(cluster, "certificates"), "ca.renew")
+    playbook.conclude("ca.renew", cluster, code, found)
 
 
 def absence(cluster: Cluster, node: str) -> str:
@@ -715,8 +709,6 @@ def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
     Raises Refusal, before anything is touched, unless every node answers; with `finish`, also while a controller would be shut out,
     unless `force`.
     """
-    from beowulf import deploy, lock
-
     if force and not finish:
         raise Refusal("ca.rotate --force: only with --finish is anyone refused.")
     if not (cluster.state / "ca" / "user_ca").is_file():
@@ -726,8 +718,8 @@ def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
     with lock.changing(cluster, "ca.rotate"):
         insist_on_everyone(cluster, "ca.rotate")
         users = insist_on_controllers(cluster, ask_authority(cluster), force) if finish else []
-        code, found = deploy.run_playbooks(deploy.playbook(cluster, "rotate"), "ca.rotate", variables={"ca_rotation": step})
-    deploy.conclude("ca.rotate", cluster, code, found)
+        code, found = playbook.run(playbook.command(cluster, "rotate"), "ca.rotate", variables={"ca_rotation": step})
+    playbook.conclude("ca.rotate", cluster, code, found)
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")
         print("  next, say ./bootstrap ca.renew on each other controller, the deployer excepted;")

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from beowulf import backup, ca, recording
+from beowulf import backup, ca, questions, recording
 from beowulf.process import output
 from beowulf.terminal import plain_data
 
@@ -105,28 +105,6 @@ DHCP_QUESTIONS = QUESTIONS | {
     "strangers": "sudo -n cat /run/dhcp-watch/strangers.json",
     "pair": "cat /run/dhcp-pair/state.json",
 }
-
-
-def script(questions: Mapping[str, str]) -> str:
-    """Return the shell script that a node is asked with."""
-    # A file may end without an end of its last line.
-    return "\n".join(f"echo '== {name}'\n{{ {command} ; }} 2>/dev/null\nprintf '\\n=! %s\\n' $?" for name, command in questions.items())
-
-
-def answers(text: str) -> tuple[dict[str, str], list[str]]:
-    """Take a node's answers apart; return them by question, and the questions whose command failed."""
-    found: dict[str, list[str]] = {}
-    failed: list[str] = []
-    name, current = "", []
-    for line in text.splitlines():
-        if line.startswith("== "):
-            name = line[3:]
-            current = found.setdefault(name, [])
-        elif line.startswith("=! "):
-            failed += [name] if line != "=! 0" else []
-        else:
-            current.append(line)
-    return {name: "\n".join(lines).strip("\n") for name, lines in found.items()}, failed
 
 
 def addresses(text: str) -> set[str]:
@@ -258,13 +236,13 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     """Ask one node everything, over SSH."""
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    questions = {"lanservices": DHCP_QUESTIONS, "deployer": BACKUP_QUESTIONS}.get(cluster.rack.nodes[node].type, QUESTIONS)
+    asked = {"lanservices": DHCP_QUESTIONS, "deployer": BACKUP_QUESTIONS}.get(cluster.rack.nodes[node].type, QUESTIONS)
     if node in cluster.group("k3s_server"):
-        questions = K3S_QUESTIONS
+        asked = K3S_QUESTIONS
     before = time.time()
-    result = output([*command, "sh", "-s"], timeout=LIMIT, text=script(questions), limit=LARGEST)
+    result = output([*command, "sh", "-s"], timeout=LIMIT, text=questions.script(asked), limit=LARGEST)
     after = time.time()
-    found, failed = answers(result.stdout)
+    found, failed = questions.answers(result.stdout)
     if "addresses" not in found:
         reason = result.stderr.strip().splitlines()
         return {"up": False, "reason": reason[-1] if reason else "no answer"}
@@ -272,7 +250,7 @@ def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     return {
         "up": True,
         # Of what came after the question that the time ran out at, nothing is known.
-        "unanswered": [name for name in questions if name not in found or name in failed],
+        "unanswered": [name for name in asked if name not in found or name in failed],
         "name": found.get("name", "").strip(),
         "addresses": sorted(addresses(found["addresses"])),
         "clock": clock_offset(found.get("clock", "")),

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 from beowulf import backup, ca
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf.drill import Lab, drill, unnoticed
+from beowulf.figures import Figure
 from beowulf.process import output
 
 TARGET = 600

@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Iterator
 
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf.drill import Lab, drill, unnoticed
+from beowulf.figures import Figure
 from beowulf.status import clock_offset
 
 POLLS = 2 * 64

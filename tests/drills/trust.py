@@ -15,9 +15,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from beowulf import ca, deploy, lock
-from beowulf.drill import INFINITE, Figure, Lab, drill, unnoticed
+from beowulf import ca, lock, playbook
+from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
+from beowulf.figures import INFINITE, Figure
 from beowulf.process import ROOT, environment, output, tool
 
 AUTHORITY = "/var/lib/cluster-ca"
@@ -86,7 +87,7 @@ def revoked_on_rebuilt_node(lab: Lab):
         began = time.monotonic()
         # With the deployer, which keeps the host keys of all.
         limit = f"--limit={node},{lab.variables['rack_deployer']['name']}"
-        for command in (deploy.playbook(lab.cluster, "lab"), deploy.playbook(lab.cluster, "site", options=[limit])):
+        for command in (playbook.command(lab.cluster, "lab"), playbook.command(lab.cluster, "site", options=[limit])):
             code, _summary = lab.play(command)
             if code:
                 raise Failure(f"the node was not made anew ({code})")
@@ -353,14 +354,14 @@ def renew_tls(lab: Lab):
         # As if they had been signed for so long that they are old already.
         with lab.watching(lab.looks_up(), lab.leases()) as watch:
             code, _summary = lab.play(
-                deploy.playbook(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
+                playbook.command(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
             )
             time.sleep(2)
         after = shown(lab)
     finally:
         for node, paths in kept.items():
             lab.run(node, " && ".join(f"cp {path}.drill {path} && rm {path}.drill" for path in paths))
-        again, _summary = lab.play(deploy.playbook(lab.cluster, "certificates"))
+        again, _summary = lab.play(playbook.command(lab.cluster, "certificates"))
     yield Figure("runs that failed", float(bool(code)) + float(bool(again)), 0, unit="")
     yield Figure("servers that show a part of the old chain", sum(bool(before[node] & after[node]) for node in kept), 0, unit="")
     yield Figure("servers that show no chain of two", sum(len(after[node]) != 2 for node in kept), 0, unit="")
@@ -380,7 +381,7 @@ def link_in_home(lab: Lab):
     try:
         lab.run(node, f"sudo -u mpi -H sh -c {shlex.quote(plant)}")
         before = lab.run(node, look)
-        code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=[f"--limit={node}", "--tags=cluster_ssh,ca,sshd"]))
+        code, _summary = lab.play(playbook.command(lab.cluster, "site", options=[f"--limit={node}", "--tags=cluster_ssh,ca,sshd"]))
         yield Figure("runs that failed", float(bool(code)), 0, unit="")
         yield Figure("the folder of root's is as before", float(lab.run(node, look) == before), 1, unit="", least=True)
     finally:
@@ -454,7 +455,7 @@ def stolen_keys_of_names(lab: Lab):
             lab.run(lab.client, f"umask 077; printf %s {shlex.quote(text)} >{place}/{name}.key")
         before = let_in()
         with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
-            code, _summary = lab.play(deploy.playbook(lab.cluster, "tsig"))
+            code, _summary = lab.play(playbook.command(lab.cluster, "tsig"))
             time.sleep(2)
         after = let_in()
     finally:
@@ -481,7 +482,7 @@ def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
     rules = "find /etc/ssh/sshd_config.d /etc/ssh/cluster -type f ! -name renewed -printf '%p %m %U\\n' -exec sha256sum {} + | sort"
     before = lab.run(node, rules)
     options = [f"--limit={node}", "--tags=sshd", f"--extra-vars={json.dumps({'sshd_principals': principals})}"]
-    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     lab.run(node, "rm -f /etc/ssh/cluster/principals/nobody-of-ours")
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
@@ -509,7 +510,7 @@ def rules_stay_when_a_check_fails(lab: Lab):
     before = lab.run(node, rules)
     lab.run(node, "touch -d 2025-01-01 /run/sshd.pid")
     options = [f"--limit={node}", "--tags=sshd", "--extra-vars=sshd_check_command=false"]
-    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy
 from beowulf.process import ROOT, environment, output, tool
 
 # Nothing is installed here: the packages are said to be there.
@@ -81,7 +80,7 @@ class Authority:
         }  # fmt: skip
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": {}, "gamma": {}}, "vars": every}}))
         (self.folder / "play.yml").write_text(playbook)
-        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
+        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
                           ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
                           ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
                           ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from beowulf import ca, deploy, lock
+from beowulf import ca, lock, playbook
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
 from beowulf.process import ROOT
@@ -289,9 +289,9 @@ def playbooks(cluster, monkeypatch):
         return 0, {}
 
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", run)
-    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
+    monkeypatch.setattr(playbook, "command", lambda _cluster, *names, options=(): [*names, *options])
+    monkeypatch.setattr(playbook, "run", run)
+    monkeypatch.setattr(playbook, "conclude", lambda *_: None)
     return ran
 
 
@@ -420,8 +420,8 @@ def test_the_certificate_of_a_host_is_not_revoked_by_its_number(cluster, authori
 def test_a_controller_that_revokes_its_own_certificate_has_another_one_before_anyone_is_told(cluster, authority, playbooks, monkeypatch):
     ca.refresh(cluster)
     before = ca.own_serial(cluster)
-    run, on_the_way = deploy.run_playbooks, []
-    monkeypatch.setattr(deploy, "run_playbooks", lambda *words, **more: on_the_way.append(ca.own_serial(cluster)) or run(*words, **more))
+    run, on_the_way = playbook.run, []
+    monkeypatch.setattr(playbook, "run", lambda *words, **more: on_the_way.append(ca.own_serial(cluster)) or run(*words, **more))
     ca.revoke(cluster, before)
     assert json.loads(playbooks[0][1])["ca_revoked"] == [f"serial: {before}"]
     assert before not in on_the_way
@@ -447,7 +447,7 @@ def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_p
 
 
 def texts(playbook):
-    """Every text in the variables of a playbook, which Ansible takes for no template (deploy.run_playbooks)."""
+    """Every text in the variables of a playbook, which Ansible takes for no template (playbook.run)."""
     return [text for values in json.loads(playbook[1]).values() for text in values]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy
+from beowulf import playbook
 from beowulf.process import ROOT, environment, tool
 
 PLAY = """
@@ -83,7 +83,7 @@ def router(tmp_path):
     (tmp_path / "sshd.py").write_text(SSHD)
 
     def run(steps: str) -> str:
-        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
+        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
                           ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(ROOT / "roles"))  # fmt: skip
         env["PATH"] = f"{tmp_path}/bin:{env['PATH']}:/usr/sbin:/sbin"
         script = SCRIPT.format(python=tool("python"), folder=tmp_path, steps=steps)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from ansible_collections.beowulf.cluster.plugins.action.file_tree import tree
-from beowulf import deploy
+from beowulf import playbook
 from beowulf.process import ROOT, environment, output, tool
 
 # systemctl, which notes whom it restarts; the service of a node that is broken does not start.
@@ -50,7 +50,7 @@ def restart(tmp_path):
             tasks.replace("seconds: 9", "seconds: 0").replace("retries: 20", "retries: 1")
         )
         (tmp_path / "play.yml").write_text(PLAY.format(role=role, broken=broken, folder=tmp_path))
-        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
+        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
                           ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(tmp_path),
                           ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml")  # fmt: skip
         command = [tool("ansible-playbook"), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from beowulf import status
+from beowulf import questions, status
 from beowulf.process import output
 
 TRACKING = "0A4D000B,10.77.0.11,11,1763640000.1,-0.000123,0.0,0.0,0,0,0,0,0,64.0,Normal"
@@ -65,9 +65,9 @@ def healthy():
 
 
 def test_the_answers_of_a_node_are_taken_apart():
-    text = subprocess.run(["sh", "-c", status.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program", "d": "printf x"})],
+    text = subprocess.run(["sh", "-c", questions.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program", "d": "printf x"})],
                           capture_output=True, text=True, check=False).stdout  # fmt: skip
-    assert status.answers(text) == ({"a": "1\n2", "b": "", "c": "", "d": "x"}, ["b", "c"])
+    assert questions.answers(text) == ({"a": "1\n2", "b": "", "c": "", "d": "x"}, ["b", "c"])
 
 
 def test_addresses_clock_and_dhcp_are_read():
@@ -326,11 +326,11 @@ def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
         chain += subprocess.run([*make, "-days", days, "-keyout", "/dev/null"], capture_output=True, check=True).stdout
     (tmp_path / KEA[1:]).write_bytes(chain)
     (tmp_path / status.KRL[1:]).write_text("list")
-    question = status.script({"addresses": "true", "trust": status.TRUST_ASK})
+    question = questions.script({"addresses": "true", "trust": status.TRUST_ASK})
     for folder in ("/etc/", "/home/", "/var/"):
         question = question.replace(f" {folder}", f" {tmp_path}{folder}")
     text = subprocess.run(["sh", "-s"], input=question, capture_output=True, text=True, check=False).stdout
-    found = status.trust(status.answers(text)[0]["trust"].replace(str(tmp_path), ""))
+    found = status.trust(questions.answers(text)[0]["trust"].replace(str(tmp_path), ""))
     ends = {one["path"]: round((one["last"] - time.time()) / 3600) for one in found["certificates"]}
     assert ends == {HOST: 48, KEA: 480}
     assert found["revoked"] == {status.KRL: hashlib.sha256(b"list").hexdigest()}

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from beowulf import ca, deploy, drill, lock
+from beowulf import ca, drill, lock, playbook
 from beowulf.cluster import Cluster
 from beowulf.process import ROOT
 
@@ -35,9 +35,9 @@ def test_the_other_lan_servers_get_new_keys_for_names_when_one_is_revoked(monkey
     monkeypatch.setattr(ca, "revocation", lambda *_: ["key: ssh-ed25519 AAAA"])
     monkeypatch.setattr(ca, "issued", lambda *_: [])
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", lambda command, *_, **__: ran.append(command) or (0, {}))
-    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
+    monkeypatch.setattr(playbook, "command", lambda _cluster, *names, options=(): [*names, *options])
+    monkeypatch.setattr(playbook, "run", lambda command, *_, **__: ran.append(command) or (0, {}))
+    monkeypatch.setattr(playbook, "conclude", lambda *_: None)
     ca.revoke(cluster, node, which)
     assert ran[0][0] == "revoke"
     assert ran[1:] == ([rolled] if rolled else [])
