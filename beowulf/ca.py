@@ -13,7 +13,6 @@ import secrets
 import shlex
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from beowulf import lock, playbook
 from beowulf import secrets as vault
-from beowulf.cluster import COLLECTIONS, is_own
+from beowulf.cluster import is_own
 from beowulf.errors import Failure, Refusal
 from beowulf.process import environment, output
 
@@ -636,8 +635,6 @@ def unrevoke(cluster: Cluster, what: str) -> None:
 
 def in_force(lines: Sequence[str]) -> list[str]:
     """Return the lines of the authority's list that count."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.filter import revocations
 
     return revocations.in_force(lines)

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from beowulf import drill_report, lock, playbook
-from beowulf.cluster import COLLECTIONS, Cluster
+from beowulf import COLLECTIONS, drill_report, lock, playbook
+from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.figures import INFINITE, Figure, summarise, verdict
 from beowulf.process import ROOT, environment, output

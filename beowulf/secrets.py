@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from beowulf.cluster import COLLECTIONS, Cluster
+from beowulf.cluster import Cluster
 from beowulf.errors import Refusal
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 def store_of(cluster: Cluster) -> SecretStore:
     """Return the secrets of a cluster; nothing is read yet."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
 
     return SecretStore(cluster.state, cluster.rack.cluster)
