@@ -46,8 +46,8 @@ def plainly(body: Callable[..., None]) -> Callable[..., None]:
 
 def find(cluster: str):  # noqa: ANN201  # imported late: the list of tasks is shown without reading racks
     """Return a cluster by name."""
-    from beowulf.ca import refresh
     from beowulf.cluster import Cluster
+    from beowulf.pki.certificates import refresh
 
     chosen = Cluster(cluster)
     refresh(chosen)
@@ -335,7 +335,7 @@ def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password
 @plainly
 def ca_user(c: Context, name: str, cluster: str = DEFAULT, hours: float = 0.0, principals: str = "", key: str = "", to: str = "") -> None:
     """Sign a user's SSH key: for some hours, and for nothing but that."""
-    from beowulf.ca import user
+    from beowulf.pki.certificates import user
 
     user(find(cluster), name, hours=hours, principals=principals, key=key, to=to)
 
@@ -344,7 +344,7 @@ def ca_user(c: Context, name: str, cluster: str = DEFAULT, hours: float = 0.0, p
 @plainly
 def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
     """Show the SSH certificates of hosts and users, those that end first on top."""
-    from beowulf.ca import show
+    from beowulf.pki.database import show
 
     show(find(cluster), as_json=json)
 
@@ -361,7 +361,7 @@ def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
 @plainly
 def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, all: bool = False) -> None:
     """Make a certificate good for nothing, on every node."""
-    from beowulf.ca import revoke
+    from beowulf.pki.revocation import revoke
 
     if old and all:
         raise Refusal("--old and --all: say one of them.")
@@ -372,7 +372,7 @@ def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, 
 @plainly
 def ca_unrevoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
     """Take off the list what was revoked by mistake; it is good again."""
-    from beowulf.ca import unrevoke
+    from beowulf.pki.revocation import unrevoke
 
     unrevoke(find(cluster), what)
 
@@ -381,7 +381,7 @@ def ca_unrevoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
 @plainly
 def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
     """Sign again what is half of its life old; the deployer does so every day."""
-    from beowulf.ca import renew
+    from beowulf.pki.rotation import renew
 
     renew(find(cluster))
 
@@ -396,7 +396,7 @@ def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
 @plainly
 def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False, force: bool = False) -> None:
     """Give the authority new keys, of SSH and of TLS, and sign everything again; nobody is refused on the way."""
-    from beowulf.ca import rotate
+    from beowulf.pki.rotation import rotate
 
     rotate(find(cluster), finish, force=force)
 

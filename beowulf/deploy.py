@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from beowulf import ca, first_contact, host, inventory, lock, playbook, secrets
+from beowulf import first_contact, host, inventory, lock, playbook, secrets
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import certificates
 from beowulf.process import ROOT, environment, output
 
 
@@ -48,7 +49,7 @@ def deploy(cluster: Cluster, limit: str = "", tags: str = "", check: bool = Fals
                 lab(cluster, "lab.up")
         with lock.changing(cluster, "deploy"):
             if not check:
-                ca.deliver(cluster)
+                certificates.deliver(cluster)
             code, summary = playbook.run(playbook.command(cluster, "site", options=options), "deploy")
     playbook.conclude("deploy", cluster, code, summary, check=check)
 

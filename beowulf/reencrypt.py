@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from beowulf import backup, ca, lock, playbook, secrets
+from beowulf import backup, lock, playbook, secrets
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import identity, rotation
 from beowulf.process import environment
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def on_deployer(cluster: Cluster, program: str, *arguments: str) -> list[str]:
 
 def authority(cluster: Cluster, old: str, new: str) -> None:
     """Encrypt the keys of the authority anew: on the deployer, and the one of which this controller has a copy."""
-    patterns = [f"{ca.FOLDER}/{name}" for name in ("ssh/*_ca.[0-9]*", "tls/*.key", "public/user_ca")]
+    patterns = [f"{identity.FOLDER}/{name}" for name in ("ssh/*_ca.[0-9]*", "tls/*.key", "public/user_ca")]
     run(on_deployer(cluster, KEYS, *patterns), old, new, cluster.variables["rack_deployer"]["name"])
     run([sys.executable, "-c", KEYS, str(cluster.state / "ca" / "user_ca")], old, new, "this machine")
 
@@ -146,7 +147,7 @@ def rotate(cluster: Cluster, name: str) -> None:
     store, again = secrets.store_of(cluster), f"./bootstrap secrets.rotate {name} goes on where this ended; until then nothing is lost."
     deployer = cluster.variables["rack_deployer"]["name"]
     with lock.changing(cluster, "secrets.rotate"):
-        if reason := ca.absence(cluster, deployer):
+        if reason := rotation.absence(cluster, deployer):
             raise Refusal(f"secrets.rotate {name}: refused, nothing was touched. {deployer} has to come along, and does not: {reason}")
         with secrets.refused():
             old, new = store.stage(name)

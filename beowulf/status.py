@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from beowulf import backup, ca, questions, recording
+from beowulf import backup, questions, recording
+from beowulf.pki import identity
 from beowulf.process import output
 from beowulf.terminal import plain_data
 
@@ -51,11 +52,11 @@ SSH_CERTIFICATES = {
 TLS_CERTIFICATES = {
     "/etc/kea/tls/node.crt": "TLS certificate of DHCP",
     "/etc/ssl/cluster/node.crt": "TLS certificate of ARA",
-    f"{ca.FOLDER}/tls/intermediate.crt": "TLS intermediate",
-    f"{ca.FOLDER}/tls/root.crt": "TLS root",
+    f"{identity.FOLDER}/tls/intermediate.crt": "TLS intermediate",
+    f"{identity.FOLDER}/tls/root.crt": "TLS root",
 }
 KRL = "/etc/ssh/cluster/revoked.krl"
-AUTHORITY_KRL = f"{ca.FOLDER}/public/revoked.krl"
+AUTHORITY_KRL = f"{identity.FOLDER}/public/revoked.krl"
 # `file PATH` before the times of each certificate in it; then the sums of the lists of what is revoked.
 TRUST_ASK = f"""sudo -n sh -c '
 for one in {" ".join(SSH_CERTIFICATES)}; do test ! -e $one || {{ echo "file $one"; TZ=UTC ssh-keygen -L -f $one | grep Valid: ; }}; done

@@ -15,10 +15,11 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from beowulf import ca, lock, playbook
+from beowulf import lock, playbook
 from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
 from beowulf.figures import INFINITE, Figure
+from beowulf.pki import certificates, identity
 from beowulf.process import ROOT, environment, output, tool
 
 AUTHORITY = "/var/lib/cluster-ca"
@@ -50,8 +51,8 @@ def on_deployer(lab: Lab, command: str) -> list[str]:
 def signed(lab: Lab, name: str) -> Iterator[Path]:
     """Sign this controller's key for another name; the certificate is gone afterwards."""
     place = lab.cluster.state / "drill-cert.pub"
-    key = ca.own_key(lab.cluster)
-    ca.sign(lab.cluster, key.with_name(f"{key.name}.pub"), name, 2, [str(lab.variables["rack_ssh_user"])], place)
+    key = identity.own_key(lab.cluster)
+    certificates.sign(lab.cluster, key.with_name(f"{key.name}.pub"), name, 2, [str(lab.variables["rack_ssh_user"])], place)
     try:
         yield place
     finally:
@@ -60,7 +61,7 @@ def signed(lab: Lab, name: str) -> Iterator[Path]:
 
 def admitted(lab: Lab, node: str, certificate: Path) -> bool:
     """Say whether a node lets this controller in with a certificate; not whether it does not answer."""
-    own = str(ca.own_certificate(lab.cluster))
+    own = str(identity.own_certificate(lab.cluster))
     way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
     result = output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20)
     if result.returncode and "Permission denied" not in result.stderr:
@@ -93,7 +94,7 @@ def revoked_on_rebuilt_node(lab: Lab):
                 raise Failure(f"the node was not made anew ({code})")
         yield Figure("made anew after", time.monotonic() - began, 240, loose=True)
         yield Figure("admitted on the new node", float(admitted(lab, node, certificate)), 0, unit="")
-        yield Figure("good ones refused there", float(not admitted(lab, node, ca.own_certificate(lab.cluster))), 0, unit="")
+        yield Figure("good ones refused there", float(not admitted(lab, node, identity.own_certificate(lab.cluster))), 0, unit="")
 
 
 @drill("21")
@@ -201,7 +202,7 @@ def longest(answers: list[tuple[float, str]], good: Collection[str]) -> float:
     return INFINITE if since is not None or not answers else most
 
 
-def certificates(text: str) -> frozenset[str]:
+def in_pem(text: str) -> frozenset[str]:
     """Return the certificates in a file of them."""
     return frozenset(re.findall(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----", text, re.DOTALL))
 
@@ -281,8 +282,8 @@ def old_tls(lab: Lab) -> Iterator[list[Figure]]:
         before = shown(lab)
         yield figures
         now, newest = shown(lab), generations(lab)["newest"]
-        old = certificates(old_root.read_text(encoding="ascii"))
-        copies = {certificates(text) for text in (root.read_text(encoding="ascii"), *(lab.run(one, f"cat {path}") for one, path in places))}
+        old = in_pem(old_root.read_text(encoding="ascii"))
+        copies = {in_pem(text) for text in (root.read_text(encoding="ascii"), *(lab.run(one, f"cat {path}") for one, path in places))}
         keys = lab.run(deployer, f"find {AUTHORITY}/tls -type f -name '*.key' -printf '%f\\n'").splitlines()
         figures += [
             Figure("files of roots that are not the same", len(copies) - 1, 0, unit=""),
@@ -328,7 +329,7 @@ def rotate_authority(lab: Lab):
         yield Figure("new keys sign, one pair of them", float(made), 1, unit="", least=True)
         yield Figure("nodes that the other controller does not reach", unreached(lab), 0, unit="")
         done(lab, "ca.rotate", "--finish")
-        good = ca.own_certificate(lab.cluster)
+        good = identity.own_certificate(lab.cluster)
         yield Figure("nodes that refuse the new certificate", sum(not admitted(lab, node, good) for node in lab.address), 0, unit="")
         yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
     yield from (*figures, *after)
@@ -487,7 +488,9 @@ def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     # Who failed too often is kept out for a while (PerSourcePenalties).
-    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+    yield Figure(
+        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
+    )
 
 
 @drill("lock-out, SSH")
@@ -513,13 +516,15 @@ def rules_stay_when_a_check_fails(lab: Lab):
     code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
-    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+    yield Figure(
+        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
+    )
 
 
 @drill("torn list, SSH")
 def torn_list_of_what_is_revoked(lab: Lab):
     """A power cut tears the list of what is revoked, with which the server would refuse everyone: the last good one comes back"""
-    node, good = lab.client, ca.own_certificate(lab.cluster)
+    node, good = lab.client, identity.own_certificate(lab.cluster)
     before = lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl")
     lab.run(node, "truncate -s 30 /etc/ssh/cluster/revoked.krl")
     yield Figure("admitted with the torn one", float(admitted(lab, node, good)), 0, unit="")

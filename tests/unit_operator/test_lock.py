@@ -15,9 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from beowulf import backup, ca, deploy, k3s, lock, playbook
+from beowulf import backup, deploy, k3s, lock, playbook
 from beowulf import cluster as clusters
 from beowulf.errors import Refusal
+from beowulf.pki import rotation
 from beowulf.process import ROOT
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -246,7 +247,7 @@ def test_who_changes_a_cluster_takes_its_lock_before_anything_else(desk, monkeyp
             ("lab.up", lambda: deploy.lab(cluster, "lab.up")),
             ("lab.down", lambda: deploy.lab(cluster, "lab.down")),
             ("backup.restore", lambda: backup.restore(cluster)),
-            ("ca.renew", lambda: ca.renew(cluster)),
+            ("ca.renew", lambda: rotation.renew(cluster)),
             ("backup.create", lambda: backup.create(cluster)),
             ("k3s.remove", lambda: k3s.remove(cluster, "gamma")),
             ("k3s.snapshot", lambda: k3s.snapshot(cluster)),

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
-from beowulf import backup, ca, lock, playbook, reencrypt, secrets
+from beowulf import backup, lock, playbook, reencrypt, secrets
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import identity, rotation
 from beowulf.process import environment, tool
 
 
@@ -25,10 +26,10 @@ def cluster(tmp_path, monkeypatch):
     sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     sudo.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(ca, "FOLDER", str(tmp_path / "cluster-ca"))
+    monkeypatch.setattr(identity, "FOLDER", str(tmp_path / "cluster-ca"))
     monkeypatch.setattr(reencrypt, "REPOSITORY", str(tmp_path / "repository"))
     monkeypatch.setattr(reencrypt, "REPOSITORY_KEY", reencrypt.REPOSITORY_KEY.replace("/var/lib/cluster-backup", str(tmp_path / "borg")))
-    monkeypatch.setattr(ca, "absence", lambda *_: "")
+    monkeypatch.setattr(rotation, "absence", lambda *_: "")
     monkeypatch.setattr(lock, "ask_deployer", lambda *_: subprocess.Popen(["cat"], stdin=subprocess.PIPE))
     played = []
     monkeypatch.setattr(playbook, "run", lambda command, _task: played.append(command) or (0, {}))
@@ -154,7 +155,7 @@ def test_a_key_with_another_passphrase_is_named_and_stays(cluster, keys):
 
 
 def test_nothing_begins_while_the_deployer_is_away(cluster, keys, monkeypatch):
-    monkeypatch.setattr(ca, "absence", lambda *_: "No route to host")
+    monkeypatch.setattr(rotation, "absence", lambda *_: "No route to host")
     with pytest.raises(Refusal, match="psi has to come along, and does not: No route to host"):
         reencrypt.rotate_secrets(cluster, ["ca"])
     assert cluster.store.staged() == {}
