@@ -25,8 +25,9 @@ from beowulf import COLLECTIONS, drill_report, lock, playbook
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.figures import INFINITE, Figure, summarise, verdict
+from beowulf.health.queries import KEA_SOCKET
 from beowulf.process import ROOT, environment, output
-from beowulf.status import KEA_SOCKET, gather
+from beowulf.status import gather
 
 VIP = "dns through the floating address"
 """Name of the stream of questions to the floating address."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from beowulf import lock
 from beowulf.errors import Failure, Refusal
+from beowulf.health.queries import KEA_SOCKET
 from beowulf.process import output
-from beowulf.status import KEA_SOCKET
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster

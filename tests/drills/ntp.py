@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from beowulf.drill import Lab, drill, unnoticed
 from beowulf.figures import Figure
-from beowulf.status import clock_offset
+from beowulf.health.readings import clock_offset
 
 POLLS = 2 * 64
 """Seconds of two polls of a client at its longest interval (maxpoll 6)."""
