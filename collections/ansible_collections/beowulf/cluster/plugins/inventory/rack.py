@@ -326,10 +326,9 @@ from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_fi
 try:
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack import Inventory, Rack, RackError, check_place, derive, load_rack
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_registry import RegistryDown, discovered, fetch_leases
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import GROUPS
 except ImportError as exc:
     raise AnsibleParserError(f"the inventory plugin beowulf.cluster.rack needs pydantic on the controller: {exc}") from exc
-
-ANSIBLES = ("all", "ungrouped")
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable):
@@ -396,15 +395,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable):
             self._add_host_to_composed_groups(groups, variables, host, strict=strict, fetch_hostvars=False)
             self._add_host_to_keyed_groups(keyed_groups, variables, host, strict=strict, fetch_hostvars=False)
         # The playbooks would set up on a node what it is not.
-        for name, hosts in (self._hosts_of_groups() if keyed_groups else {}).items():
-            if added := sorted(hosts - derived.get(name, hosts)):
+        for name, hosts in sorted((self._hosts_of_groups() if keyed_groups else {}).items()):
+            if added := sorted(hosts - derived[name]):
                 shown = ", ".join(added[:3]) + (", ..." if len(added) > 3 else "")
                 what = f"keyed_groups puts {shown} into {name}, which is a group of the plugin's own"
                 raise AnsibleParserError(f"{path}: {what}\n    hint: give that one another prefix or parent_group")
 
     def _hosts_of_groups(self) -> dict[str, set[str]]:
-        """Return the hosts of each group but Ansible's own, those of its children among them."""
-        return {name: {host.name for host in group.get_hosts()} for name, group in self.inventory.groups.items() if name not in ANSIBLES}
+        """Return the hosts of each group of the plugin's own, those of its children among them; another inventory may have groups, too."""
+        own = {*GROUPS, "discovered"} & set(self.inventory.groups)
+        return {name: {host.name for host in self.inventory.groups[name].get_hosts()} for name in own}
 
     def _discover(self, rack: Rack) -> None:
         try:
