@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from beowulf import playbook
 from beowulf.process import ROOT, environment, output, tool
 
 # Nothing is installed here: the packages are said to be there.
@@ -69,7 +70,7 @@ class Authority:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
 
-    def run(self, playbook: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
+    def run(self, plays: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
         every = {
             "ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False,
             "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi",
@@ -79,7 +80,7 @@ class Authority:
                              "key": f"{self.folder}/key.{{{{ inventory_hostname }}}}", "principals": ["{{ inventory_hostname }}"]}],
         }  # fmt: skip
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": {}, "gamma": {}}, "vars": every}}))
-        (self.folder / "play.yml").write_text(playbook)
+        (self.folder / "play.yml").write_text(plays)
         env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
                           ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
                           ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
