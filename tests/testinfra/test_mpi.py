@@ -68,29 +68,38 @@ if world.rank == 0:
     print(json.dumps(dict(sockets)))
 """
 # Every rank writes each size-th number of a file, by itself, so that MPI-IO reads, changes and writes back what the others write into at
-# the same time, under its own locks. Prints how many of the numbers are wrong.
+# the same time, under its own locks. Prints which numbers are wrong: for each round that has any, who wrote when (seconds of each node's
+# own clock), and for each reader how many numbers of which rank are wrong, and what it found instead of some.
 STRIDED_PROGRAM = """
+import collections
+import json
 import sys
+import time
 import numpy
 from mpi4py import MPI
 
 world, count, rounds = MPI.COMM_WORLD, 2000, 5
-wrong = 0
+wrong = []
 for number in range(rounds):
     path, sieve = sys.argv[1] + "." + str(number), MPI.Info.Create({"romio_ds_write": "enable"})
     file = MPI.File.Open(world, path, MPI.MODE_CREATE | MPI.MODE_RDWR, sieve)
     stride = MPI.INT.Create_vector(count, 1, world.size).Commit()
     file.Set_view(4 * world.rank, MPI.INT, stride)
+    began = time.time()
     file.Write(numpy.arange(world.rank, count * world.size, world.size, dtype="i"))
+    ended = time.time()
     file.Close()
     file = MPI.File.Open(world, path, MPI.MODE_RDONLY | MPI.MODE_DELETE_ON_CLOSE)
     found = numpy.full(count * world.size, -1, dtype="i")
     file.Read_at(0, found)
-    wrong += int((found != numpy.arange(count * world.size)).sum())
+    bad = numpy.flatnonzero(found != numpy.arange(count * world.size))
     file.Close()
-wrong = world.gather(wrong)
+    whose = {str(rank): times for rank, times in collections.Counter((bad % world.size).tolist()).items()}
+    said = world.gather([MPI.Get_processor_name(), round(began, 4), round(ended, 4), whose, found[bad[:3]].tolist()])
+    if world.rank == 0 and any(one[3] for one in said):
+        wrong.append({"round": number, "ranks": said})
 if world.rank == 0:
-    print(sum(wrong))
+    print(json.dumps(wrong))
 """
 
 SHARED_PROGRAM = """
@@ -195,7 +204,7 @@ def test_strided_files_in_the_shared_folder_are_right(host, nodes):
     ranks = 2 * len(herd(host))
     program = f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(STRIDED_PROGRAM)}\"))' {path}"
     try:
-        assert as_user(host, f"mpiexec -ppn 2 -n {ranks} {program}").split() == ["0"]
+        assert json.loads(as_user(host, f"mpiexec -ppn 2 -n {ranks} {program}")) == []
     finally:
         as_user(host, f"rm -f {path}.*")
 
