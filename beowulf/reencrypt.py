@@ -159,7 +159,7 @@ def rotate(cluster: Cluster, name: str) -> None:
             store.promote(name)
         print(f"secrets of {cluster.name}: {name} is new, and encrypts what the old one did; the file of before is {store.previous}")
         # The deployer signs and makes backups by itself: with its vault of before it would do neither.
-        code, summary = playbook.run(playbook.command(cluster, "vault"), "secrets.rotate")
+        code, summary = playbook.run(playbook.command(cluster, "vault_copy"), "secrets.rotate")
         playbook.conclude("secrets.rotate", cluster, code, summary)
         if name == "backup":
             # Copies that others hold open with the old passphrase until they have this one.

@@ -177,7 +177,7 @@ def change_list(cluster: Cluster, task: str, options: Sequence[str], **variables
     The variables are lists of texts, in which Ansible sees no template.
     """
     with lock.changing(cluster, task):
-        code, found = playbook.run(playbook.command(cluster, "revoke", options=options), task, variables=variables)
+        code, found = playbook.run(playbook.command(cluster, "ca_revoke", options=options), task, variables=variables)
     playbook.conclude(task, cluster, code, found)
 
 
@@ -221,7 +221,7 @@ def in_force(lines: Sequence[str]) -> list[str]:
 def roll_names(cluster: Cluster, options: Sequence[str]) -> None:
     """Give the LAN servers new keys for the changes and the transfers of names; raise Failure when one of them does not get them."""
     with lock.changing(cluster, "ca.revoke"):
-        code, found = playbook.run(playbook.command(cluster, "tsig", options=options), "ca.revoke")
+        code, found = playbook.run(playbook.command(cluster, "tsig_renew", options=options), "ca.revoke")
     if code:
         print("The keys are revoked; the LAN servers' own for names are not all new, and the same command does that again.")
     playbook.conclude("ca.revoke", cluster, code, found)

@@ -19,7 +19,7 @@ def renew(cluster: Cluster) -> None:
     certificates.refresh(cluster)
     with lock.changing(cluster, "ca.renew"):
         certificates.deliver(cluster)
-        code, found = playbook.run(playbook.command(cluster, "certificates"), "ca.renew")
+        code, found = playbook.run(playbook.command(cluster, "ca_renew"), "ca.renew")
     playbook.conclude("ca.renew", cluster, code, found)
 
 
@@ -80,7 +80,7 @@ def rotate(cluster: Cluster, finish: bool, force: bool = False) -> None:
     with lock.changing(cluster, "ca.rotate"):
         insist_on_everyone(cluster, "ca.rotate")
         users = insist_on_controllers(cluster, database.ask_authority(cluster), force) if finish else []
-        code, found = playbook.run(playbook.command(cluster, "rotate"), "ca.rotate", variables={"ca_rotation": step})
+        code, found = playbook.run(playbook.command(cluster, "ca_rotate"), "ca.rotate", variables={"ca_rotation": step})
     playbook.conclude("ca.rotate", cluster, code, found)
     if not finish:
         print("  new keys sign, the old ones are trusted. What users were given is good for now.")

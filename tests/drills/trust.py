@@ -355,14 +355,14 @@ def renew_tls(lab: Lab):
         # As if they had been signed for so long that they are old already.
         with lab.watching(lab.looks_up(), lab.leases()) as watch:
             code, _summary = lab.play(
-                playbook.command(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
+                playbook.command(lab.cluster, "ca_renew", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
             )
             time.sleep(2)
         after = shown(lab)
     finally:
         for node, paths in kept.items():
             lab.run(node, " && ".join(f"cp {path}.drill {path} && rm {path}.drill" for path in paths))
-        again, _summary = lab.play(playbook.command(lab.cluster, "certificates"))
+        again, _summary = lab.play(playbook.command(lab.cluster, "ca_renew"))
     yield Figure("runs that failed", float(bool(code)) + float(bool(again)), 0, unit="")
     yield Figure("servers that show a part of the old chain", sum(bool(before[node] & after[node]) for node in kept), 0, unit="")
     yield Figure("servers that show no chain of two", sum(len(after[node]) != 2 for node in kept), 0, unit="")
@@ -456,7 +456,7 @@ def stolen_keys_of_names(lab: Lab):
             lab.run(lab.client, f"umask 077; printf %s {shlex.quote(text)} >{place}/{name}.key")
         before = let_in()
         with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
-            code, _summary = lab.play(playbook.command(lab.cluster, "tsig"))
+            code, _summary = lab.play(playbook.command(lab.cluster, "tsig_renew"))
             time.sleep(2)
         after = let_in()
     finally:

@@ -310,16 +310,16 @@ def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(c
     assert "gamma" not in str(refused.value)
     del cluster.rack.nodes["delta"]
     rotation.rotate(cluster, finish=finish)
-    assert [command[0] for command in playbooks] == ["rotate"]
+    assert [command[0] for command in playbooks] == ["ca_rotate"]
     # Browsers are nobody's to tell but the admin's.
     assert (f"what is in {cluster.state}/ca/root.crt" in capsys.readouterr().out) is not finish
 
 
 def test_a_rotation_tells_everyone_of_ssh_and_of_tls_before_the_step_and_after_it():
     """And of TLS last: whoever asks a server knows the new root by then, on the controllers, too."""
-    plays = yaml.safe_load((ROOT / "playbooks/rotate.yml").read_text())
-    told = ["authority.yml", "trust.yml", "tls.yml"]
-    assert [play.get("ansible.builtin.import_playbook", "step") for play in plays] == ["secrets.yml", *told, "step", *told]
+    plays = yaml.safe_load((ROOT / "playbooks/ca_rotate.yml").read_text())
+    told = ["ca.yml", "ssh_certificates.yml", "tls_certificates.yml"]
+    assert [play.get("ansible.builtin.import_playbook", "step") for play in plays] == ["vault_check.yml", *told, "step", *told]
 
 
 def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster, authority, playbooks, tmp_path, capsys):

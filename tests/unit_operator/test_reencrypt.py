@@ -93,7 +93,7 @@ def test_the_keys_of_the_authority_open_with_the_new_passphrase_alone(cluster, k
     assert shown == comments, "another key, or another comment"
     assert (tmp_path / "cluster-ca/tls/root.key").is_symlink()
     assert not list(tmp_path.glob("**/*.rekey"))
-    assert [command[-1] for command in cluster.played] == ["playbooks/vault.yml"], "the deployer has the old one"
+    assert [command[-1] for command in cluster.played] == ["playbooks/vault_copy.yml"], "the deployer has the old one"
     said = "".join(capsys.readouterr())
     assert old not in said
     assert new not in said
