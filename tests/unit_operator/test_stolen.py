@@ -22,10 +22,10 @@ DRILL = re.compile(r"`drill ([a-z0-9-]+)`")
 @pytest.mark.parametrize(
     ("node", "which", "rolled"),
     [
-        ("beta", "", ["tsig", "--limit=all:!beta"]),
-        ("beta", "old", ["tsig"]),
+        ("beta", "", ["tsig_renew", "--limit=all:!beta"]),
+        ("beta", "old", ["tsig_renew"]),
         # In no rack file any more: it may have been a LAN server.
-        ("eta", "", ["tsig"]),
+        ("eta", "", ["tsig_renew"]),
         ("gamma", "", None),
     ],
 )
@@ -40,7 +40,7 @@ def test_the_other_lan_servers_get_new_keys_for_names_when_one_is_revoked(monkey
     monkeypatch.setattr(playbook, "run", lambda command, *_, **__: ran.append(command) or (0, {}))
     monkeypatch.setattr(playbook, "conclude", lambda *_: None)
     revocation.revoke(cluster, node, which)
-    assert ran[0][0] == "revoke"
+    assert ran[0][0] == "ca_revoke"
     assert ran[1:] == ([rolled] if rolled else [])
 
 
