@@ -26,14 +26,14 @@ def below(path: str, folders: list[str]) -> bool:
 
 
 def needed(unit: dict, pending: list[str], enabled: bool, restart: bool) -> str:
-    """Return what a unit needs: "start", "restart", "enable", "disable", or nothing."""
+    """Return what a unit needs: "start", "restart", "enable", "disable", "reload" (of systemd's units), or nothing."""
     if not unit["active"]:
         return "start"
     if restart and (unit["unread"] or pending):
         return "restart"
     if unit["enabled"] != enabled and unit["found"]:
         return "enable" if enabled else "disable"
-    return ""
+    return "reload" if unit["reload"] else ""
 
 
 class ActionModule(ActionBase):

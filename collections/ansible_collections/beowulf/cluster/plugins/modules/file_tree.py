@@ -236,7 +236,8 @@ def main():
                 "options": {
                     "path": {"type": "path", "required": True},
                     "state": {"choices": list(STATES), "default": "file"},
-                    "content": {"type": "str", "no_log": False},
+                    # The journal of the node gets all arguments but these.
+                    "content": {"type": "str", "no_log": True},
                     "target": {"type": "str"},
                     "owner": {"type": "str", "default": "root"},
                     "group": {"type": "str", "default": "root"},
@@ -251,8 +252,6 @@ def main():
             "purge": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
-        # What it is given is the content of files, which is not for the journal.
-        no_log=True,
     )
     entries = [Entry(wanted) for wanted in module.params["files"]]
     known = {entry.path for entry in entries}

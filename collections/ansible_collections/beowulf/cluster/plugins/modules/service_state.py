@@ -12,6 +12,7 @@ description:
   - Enables and starts units of systemd, and restarts those of which a file was changed (its content, its mode or its place) after systemd
     last started or reloaded them. A handler that a task notifies is lost with a run that ends before its handlers; this finds the same
     restart in the next run.
+  - Has systemd read its units again when a file of one of them, or of one that it triggers, was changed.
   - Asks the node once when there is nothing to do. What there is to do is done by M(ansible.builtin.systemd_service).
 options:
   name:
@@ -67,14 +68,14 @@ from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
-PROPERTIES = ("LoadState", "ActiveState", "StateChangeTimestamp", "UnitFileState", "NeedDaemonReload")
+PROPERTIES = ("LoadState", "ActiveState", "StateChangeTimestamp", "UnitFileState", "NeedDaemonReload", "Triggers")
 
 
 def parse_unit(shown):
     """Read what C(systemctl show) says of a unit, a property a line.
 
-    Returns {"found", "active", "enabled", "reload": bool, "since": seconds since 1970, or None when it does not run}. Raises ValueError
-    when it says something else.
+    Returns {"found", "active", "enabled", "reload": bool, "since": seconds since 1970, or None when it does not run, "triggers": names of
+    the units that it starts, as a timer does}. Raises ValueError when it says something else.
     """
     said = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     active = said.get("ActiveState") in ("active", "reloading", "activating")
@@ -88,6 +89,7 @@ def parse_unit(shown):
         "enabled": said.get("UnitFileState") in ("enabled", "enabled-runtime", "static", "generated", "alias", "indirect"),
         "reload": said.get("NeedDaemonReload") == "yes",
         "since": since,
+        "triggers": said.get("Triggers", "").split(),
     }
 
 
@@ -109,6 +111,16 @@ def changed_at(path):
         return 0
 
 
+def ask(module, name):
+    """Return what systemd says of a unit: parse_unit."""
+    command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", name]
+    _code, shown, _error = module.run_command(command, check_rc=True)
+    try:
+        return parse_unit(shown)
+    except ValueError as exc:
+        return module.fail_json(msg=f"cannot tell since when {name} is as it is: {exc}")
+
+
 def main():
     """Ask systemd, look at the files, compare."""
     module = AnsibleModule(
@@ -122,12 +134,9 @@ def main():
     files = [file for path in module.params["reads"] for file in files_in(path)]
     units = {}
     for name in module.params["name"]:
-        command = ["systemctl", "show", "--timestamp=us+utc", f"--property={','.join(PROPERTIES)}", name]
-        _code, shown, _error = module.run_command(command, check_rc=True)
-        try:
-            unit = parse_unit(shown)
-        except ValueError as exc:
-            module.fail_json(msg=f"cannot tell since when {name} is as it is: {exc}")
+        unit = ask(module, name)
+        # A service that a timer starts is not started here: systemd would go on starting the one that it has read.
+        unit["reload"] |= any(ask(module, triggered)["reload"] for triggered in unit.pop("triggers"))
         unit["unread"] = sorted(file for file in files if unit["since"] is not None and changed_at(file) > unit["since"])
         units[name] = unit
     module.exit_json(changed=False, units=units)

@@ -117,6 +117,12 @@ def test_a_check_says_of_the_service_what_the_run_would_do(role):
     assert role.play(tasks[1:], "--check")[0]["done"] == []
 
 
+def test_systemd_reads_a_changed_unit_again_even_if_nothing_is_restarted():
+    unit = {"active": True, "unread": [], "enabled": True, "found": True, "reload": True}
+    assert service_state.needed(unit, [], enabled=True, restart=True) == "reload"
+    assert service_state.needed({**unit, "reload": False}, [], enabled=True, restart=True) == ""
+
+
 def test_a_service_with_a_newer_file_is_restarted_or_told(role):
     role.write(role.folder / "node" / "etc" / "some.conf", "")
     tasks = [{"beowulf.cluster.service_state": {"name": "some", "reads": ["{{ place }}/etc"], "restart": False}}]

@@ -11,6 +11,9 @@ import sys
 
 import pytest
 
+from ansible.module_utils import basic
+from ansible.module_utils.testing import patch_module_args
+
 from ansible_collections.beowulf.cluster.plugins.modules import file_tree
 
 
@@ -43,6 +46,21 @@ def test_a_file_is_installed_with_its_folders_and_once(install, tmp_path):
     assert install({path: {"text": "one\n", "mode": "0640"}})["paths"] == [str(path)]
     assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("one\n", 0o640)
     assert not install({path: {"text": "one\n", "mode": "0640"}})["changed"]
+
+
+def test_no_content_of_a_file_comes_into_the_journal(tmp_path, monkeypatch, capsys):
+    """Nor into the result, which is recorded: a module writes there what it was called with."""
+    logged = []
+    monkeypatch.setattr(basic.AnsibleModule, "log", lambda _self, message, log_args=None: logged.append(f"{message} {log_args}"))
+    content = base64.b64encode(b"key = of all keys").decode()
+    wanted = {"files": [{"path": str(tmp_path / "some.conf"), "content": content}], "_ansible_no_log": False}
+    with patch_module_args(wanted), pytest.raises(SystemExit):
+        file_tree.main()
+    assert (tmp_path / "some.conf").read_text() == "key = of all keys"
+    said = "".join(logged) + capsys.readouterr().out
+    assert str(tmp_path / "some.conf") in "".join(logged)
+    assert content not in said
+    assert "of all keys" not in said
 
 
 @pytest.mark.parametrize("changed", [{"text": "two\n"}, {"mode": "0600"}, {"group": "daemon"}], ids=["content", "mode", "group"])

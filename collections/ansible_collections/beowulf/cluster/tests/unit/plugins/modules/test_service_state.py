@@ -13,6 +13,11 @@ import pytest
 from ansible_collections.beowulf.cluster.plugins.modules import service_state
 
 SYSTEMCTL = """#!/bin/sh
+for unit; do :; done
+case $unit in
+triggered) echo NeedDaemonReload=yes ;;
+*) echo "Triggers=$TRIGGERS" ;;
+esac
 printf 'LoadState=loaded\\nActiveState=%s\\nStateChangeTimestamp=%s\\nUnitFileState=%s\\n' "$STATE" "$SINCE" enabled
 """
 
@@ -26,9 +31,9 @@ def run(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
 
-    def ask(paths, since, state="active", code=0):
+    def ask(paths, since, state="active", code=0, triggers=""):
         question = json.dumps({"ANSIBLE_MODULE_ARGS": {"name": ["some"], "reads": [str(path) for path in paths]}})
-        environment = {**os.environ, "STATE": state, "SINCE": since, "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {**os.environ, "STATE": state, "SINCE": since, "TRIGGERS": triggers, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             [sys.executable, service_state.__file__], input=question, env=environment, capture_output=True, text=True, check=False
         )
@@ -78,3 +83,8 @@ def test_who_does_not_run_reads_it_when_started(run, tmp_path, state, since):
 def test_an_answer_that_cannot_be_read_is_told(run, tmp_path):
     answer = run([tmp_path], "n/a", code=1)
     assert "cannot tell since when some is as it is" in answer["msg"]
+
+
+@pytest.mark.parametrize(("triggers", "told"), [("", False), ("other", False), ("triggered", True), ("other triggered", True)])
+def test_a_unit_that_a_timer_starts_is_read_again(run, tmp_path, triggers, told):
+    assert run([tmp_path], "Wed 2070-01-01 00:00:00.000000 UTC", triggers=triggers)["reload"] is told
