@@ -33,7 +33,7 @@ def needed(unit: dict, pending: list[str], enabled: bool, restart: bool) -> str:
         return "restart"
     if unit["enabled"] != enabled and unit["found"]:
         return "enable" if enabled else "disable"
-    return "reload" if unit["reload"] else ""
+    return "reload" if unit.get("reload") else ""
 
 
 class ActionModule(ActionBase):

@@ -154,8 +154,7 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
             with _task.TaskContext(task):
                 result = self._executor(host, task, task_vars, play_context).run()
             self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields=task.dump_attrs()))
-        # Whatever it is, the strategy waits for a result.
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the strategy waits for a result
             result = _error_utils.result_dict_from_exception(error)
             self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields={}))
 

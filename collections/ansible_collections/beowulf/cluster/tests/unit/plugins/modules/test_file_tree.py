@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import pytest
-
 from ansible.module_utils import basic
 from ansible.module_utils.testing import patch_module_args
 
