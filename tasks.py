@@ -46,8 +46,8 @@ def plainly(body: Callable[..., None]) -> Callable[..., None]:
 
 def find(cluster: str):  # noqa: ANN201  # imported late: the list of tasks is shown without reading racks
     """Return a cluster by name."""
-    from beowulf.ca import refresh
     from beowulf.cluster import Cluster
+    from beowulf.pki.certificates import refresh
 
     chosen = Cluster(cluster)
     refresh(chosen)
@@ -316,9 +316,9 @@ def secrets_show(c: Context, name: str, cluster: str = DEFAULT) -> None:
 @plainly
 def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password: bool = False) -> None:
     """Give secrets new values; a deploy takes them to the nodes."""
-    from beowulf.secrets import rotate
+    from beowulf.reencrypt import rotate_secrets
 
-    rotate(find(cluster), name, password=password)
+    rotate_secrets(find(cluster), name, password=password)
 
 
 @task(
@@ -335,7 +335,7 @@ def secrets_rotate(c: Context, name: list[str], cluster: str = DEFAULT, password
 @plainly
 def ca_user(c: Context, name: str, cluster: str = DEFAULT, hours: float = 0.0, principals: str = "", key: str = "", to: str = "") -> None:
     """Sign a user's SSH key: for some hours, and for nothing but that."""
-    from beowulf.ca import user
+    from beowulf.pki.certificates import user
 
     user(find(cluster), name, hours=hours, principals=principals, key=key, to=to)
 
@@ -344,7 +344,7 @@ def ca_user(c: Context, name: str, cluster: str = DEFAULT, hours: float = 0.0, p
 @plainly
 def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
     """Show the SSH certificates of hosts and users, those that end first on top."""
-    from beowulf.ca import show
+    from beowulf.pki.database import show
 
     show(find(cluster), as_json=json)
 
@@ -361,7 +361,7 @@ def ca_list(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
 @plainly
 def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, all: bool = False) -> None:
     """Make a certificate good for nothing, on every node."""
-    from beowulf.ca import revoke
+    from beowulf.pki.revocation import revoke
 
     if old and all:
         raise Refusal("--old and --all: say one of them.")
@@ -372,7 +372,7 @@ def ca_revoke(c: Context, what: str, cluster: str = DEFAULT, old: bool = False, 
 @plainly
 def ca_unrevoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
     """Take off the list what was revoked by mistake; it is good again."""
-    from beowulf.ca import unrevoke
+    from beowulf.pki.revocation import unrevoke
 
     unrevoke(find(cluster), what)
 
@@ -381,7 +381,7 @@ def ca_unrevoke(c: Context, what: str, cluster: str = DEFAULT) -> None:
 @plainly
 def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
     """Sign again what is half of its life old; the deployer does so every day."""
-    from beowulf.ca import renew
+    from beowulf.pki.rotation import renew
 
     renew(find(cluster))
 
@@ -396,7 +396,7 @@ def ca_renew(c: Context, cluster: str = DEFAULT) -> None:
 @plainly
 def ca_rotate(c: Context, cluster: str = DEFAULT, finish: bool = False, force: bool = False) -> None:
     """Give the authority new keys, of SSH and of TLS, and sign everything again; nobody is refused on the way."""
-    from beowulf.ca import rotate
+    from beowulf.pki.rotation import rotate
 
     rotate(find(cluster), finish, force=force)
 
@@ -540,6 +540,18 @@ def dev_lock(c: Context) -> None:
     lock()
 
 
+@task()
+@plainly
+def dev_readmes(c: Context) -> None:
+    """Write the README of each role from its argument specification."""
+    from beowulf import readmes
+    from beowulf.environment import ensure_development
+
+    ensure_development()
+    changed = readmes.write()
+    print(f"{len(changed)} of {len(readmes.roles())} changed{': ' + ', '.join(changed) if changed else ''}")
+
+
 def group(name: str, default: object = None, **members: object) -> Collection:
     """Return the tasks of a group, by their short names."""
     collection = Collection(name)
@@ -565,5 +577,5 @@ ns = Collection(
     group("secrets", init=secrets_init, show=secrets_show, rotate=secrets_rotate),
     group("ara", serve=ara_serve, stop=ara_stop, report=ara_report),
     group("test", default=test, all=test, lint=test_lint, unit=test_unit, cluster=test_cluster),
-    group("dev", lock=dev_lock),
+    group("dev", lock=dev_lock, readmes=dev_readmes),
 )

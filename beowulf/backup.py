@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beowulf import deploy, host, lock
+from beowulf import deploy, host, lock, playbook, questions
 from beowulf.errors import Failure, Refusal
 from beowulf.process import INTERRUPTED, output
 
@@ -152,7 +152,7 @@ def number(story: Mapping[str, Any]) -> str:
 
 
 def relay(cluster: Cluster) -> Path:
-    """Return the folder of this controller's own copy, as in inventory/group_vars/all.yml."""
+    """Return the folder of this controller's own copy, as in inventory/group_vars/all/backup.yml."""
     return cluster.state / "backup" / "repository"
 
 
@@ -183,13 +183,11 @@ def in_folder(place: str, *folders: Path) -> Copy:
 
 def on_node(cluster: Cluster, node: str) -> Copy:
     """Ask a node, over SSH, for the copy that it holds."""
-    from beowulf import status
-
     command = cluster.ssh(node)
     command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    asked = status.script({"backup": ASK, "refused": ASK_REFUSED})
+    asked = questions.script({"backup": ASK, "refused": ASK_REFUSED})
     result = output([*command, asked], timeout=LIMIT, limit=3 * STORY_LIMIT)
-    found, _failed = status.answers(result.stdout)
+    found, _failed = questions.answers(result.stdout)
     if "refused" not in found:
         told = result.stderr.strip().splitlines()
         return Copy(node, None, reason=printable(told[-1]) if told else "no answer")
@@ -245,10 +243,10 @@ def choose(cluster: Cluster, source: str, archive: str) -> Copy:
 
 def run(cluster: Cluster, task: str, name: str, variables: Mapping[str, Any]) -> None:
     """Run a playbook with extra variables, and tell how it went."""
-    code, summary = deploy.run_playbooks(deploy.playbook(cluster, name), task, variables=variables)
+    code, summary = playbook.run(playbook.command(cluster, name), task, variables=variables)
     if code not in (0, INTERRUPTED) and task == "backup.create" and summary and "backup" not in failed_in(cluster, summary):
         print("\nThe backup itself was made; not everyone has a copy of it.")
-    deploy.conclude(task, cluster, code, summary)
+    playbook.conclude(task, cluster, code, summary)
 
 
 def failed_in(cluster: Cluster, summary: Mapping[str, Any]) -> set[str]:

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from beowulf import deploy, host
+from beowulf import host, playbook
 from beowulf.environment import ensure_development
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
@@ -55,7 +55,7 @@ def run_scenario(scenario: str) -> bool:
     The nodes are set up and checked as `deploy` does it, and set up again as `ansible-playbook` alone does it: both are tested.
     `molecule test` does the same, all of it in the second way.
     """
-    fast = deploy.strategy()
+    fast = playbook.strategy()
     steps = [("destroy", {}), ("converge", fast), ("idempotence", {}), ("check", fast), *((action, {}) for action in AFTER)]
     good = all(molecule(scenario, action, **settings) for action, settings in steps)
     return molecule(scenario, "destroy") and good

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import socket
-import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ INVENTORY = ROOT / "inventory"
 EXAMPLE = f"example{SUFFIX}"
 """No cluster, but what the rack file of one is copied from."""
 # Where Python finds the collection; Ansible knows from ansible.cfg.
-COLLECTIONS = str(ROOT / "collections")
 
 
 def names() -> list[str]:
@@ -48,8 +46,6 @@ def check_name(path: Path, cluster: str) -> None:
 
 def load_rack(path: Path, placed: bool = False) -> Any:
     """Return the checked rack of a file; refuse it with all of its problems, and if it is `placed`, one that is where nothing could run."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
 
     try:
@@ -65,8 +61,6 @@ def load_rack(path: Path, placed: bool = False) -> Any:
 
 def rack_schema() -> dict[str, Any]:
     """Return the JSON Schema of rack files."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
 
     return rack.rack_schema()

@@ -21,10 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from beowulf.cluster import COLLECTIONS, Cluster
+from beowulf import COLLECTIONS, drill_report, lock, playbook
+from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
+from beowulf.figures import INFINITE, Figure, summarise, verdict
+from beowulf.health.queries import KEA_SOCKET
 from beowulf.process import ROOT, environment, output
-from beowulf.status import KEA_SOCKET
+from beowulf.status import gather
 
 VIP = "dns through the floating address"
 """Name of the stream of questions to the floating address."""
@@ -33,29 +36,8 @@ BASELINE = 1.5
 """Seconds that the client asks before anything is broken."""
 SLOW = 4
 """Seconds from which on it is told what was missing until the cluster was healthy."""
-INFINITE = float("inf")
 HEALTHY = 90
 """Seconds that a healed cluster gets until all is as it was."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured value, and the bound that it must not exceed, or fall below with `least`; without a bound it is only reported."""
-
-    name: str
-    value: float
-    bound: float | None = None
-    unit: str = "s"
-    loose: bool = False
-    """A bound in time, which a noisy machine may miss: asserted by the full run, reported by the quick one."""
-    least: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Say whether it keeps the bound."""
-        if self.bound is None:
-            return True
-        return self.value >= self.bound if self.least else self.value <= self.bound
 
 
 @dataclass(frozen=True)
@@ -289,11 +271,9 @@ class Lab:
             self.say(f"  {line}")
 
     def play(self, command: Sequence[str], variables: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any] | None]:
-        """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as deploy.run_playbooks does."""
-        from beowulf import deploy, lock
-
+        """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as playbook.run does."""
         with lock.changing(self.cluster, "drill"):
-            return deploy.run_playbooks(command, "drill", quiet=True, variables=variables)
+            return playbook.run(command, "drill", quiet=True, variables=variables)
 
     # Streams of questions
 
@@ -355,8 +335,6 @@ class Lab:
 
     def until_healthy(self, seconds: float = HEALTHY) -> float:
         """Wait until the whole cluster is as it should be; return the seconds it took."""
-        from beowulf.status import gather
-
         began, problems = time.monotonic(), []
         while True:
             state = gather(self.cluster)
@@ -379,40 +357,6 @@ def python_with_dhcp(program: str) -> str:
     parts = [("dhcp", library), ("__main__", program)]
     source = f"n = {{}}\nfor n['__name__'], text in {parts!r}:\n    exec(compile(text, n['__name__'], 'exec'), n)"
     return f"python3 -c {shlex.quote(source)}"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the nearest-rank percentile: the smallest value that at least `share` (0 to 1) of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-int(len(ordered) * share * 1000) // 1000) - 1)]
-
-
-def summarise(runs: Sequence[Sequence[Figure]]) -> dict[str, dict[str, Any]]:
-    """Return p50, p95, the maximum and the bound of each figure, over all runs of a drill."""
-    names = list(dict.fromkeys(figure.name for run in runs for figure in run))
-    summary = {}
-    for name in names:
-        figures = [figure for run in runs for figure in run if figure.name == name]
-        values = [figure.value for figure in figures]
-        bounds = [figure.bound for figure in figures if figure.bound is not None]
-        summary[name] = {
-            "unit": figures[0].unit, "values": [round(value, 3) for value in values],
-            "p50": round(percentile(values, 0.5), 3), "p95": round(percentile(values, 0.95), 3), "max": round(max(values), 3),
-            "bound": round((max if figures[0].least else min)(bounds), 3) if bounds else None,
-            "loose": figures[0].loose, "least": figures[0].least,
-            "ok": all(figure.ok for figure in figures),
-        }  # fmt: skip
-    return summary
-
-
-def verdict(figure: Mapping[str, Any], quick: bool) -> str:
-    """Return what is said of a figure: nothing when it is good, else `late` or `FAILED`.
-
-    Late is forgiven in a quick run, since machines are noisy; never is not.
-    """
-    if figure["ok"]:
-        return ""
-    return "late" if quick and figure["loose"] and figure["max"] < INFINITE else "FAILED"
 
 
 def run_one(lab: Lab, one: Drill) -> tuple[list[Figure], str]:
@@ -465,23 +409,19 @@ def drills(cluster: Cluster, names: Sequence[str], repeat: int, quick: bool, as_
 
 def redeploy(lab: Lab) -> tuple[int | None, str]:
     """Deploy once more; return how much it changed (nothing, when the drills left all as it was), or None and why it could not."""
-    from beowulf import deploy
-
     try:
-        code, summary = lab.play(deploy.playbook(lab.cluster, "site"))
+        code, summary = lab.play(playbook.command(lab.cluster, "site"))
     except (Failure, Refusal) as error:
         return None, str(error)
     if code or summary is None:
         return None, f"the deploy after the drills failed ({code}): ./bootstrap deploy"
-    changed = deploy.counts(summary)["changed"]
+    changed = playbook.counts(summary)["changed"]
     told = "; ".join(f"{one['node']}: {one['task']}" for one in summary["changes"])
     return changed, f"the deploy after the drills changed {changed}: {told}" if changed else ""
 
 
 def conclude(cluster: Cluster, result: dict[str, Any], as_json: bool) -> None:
     """Write the report, tell the figures, and raise unless all bounds were kept."""
-    from beowulf import drill_report
-
     path = drill_report.write(cluster.state / "drills", result)
     if as_json:
         print(drill_report.as_json(result))

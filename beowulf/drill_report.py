@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beowulf import drill
+from beowulf import figures
 
 WIDTH = 420
 """Pixels of a plot."""
@@ -34,7 +34,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     for one in result["drills"]:
         for name, figure in one["figures"].items():
             amounts = [amount(figure[key], figure["unit"]) for key in ("p50", "p95", "max")] + [limit(figure)]
-            verdict = drill.verdict(figure, result["quick"])
+            verdict = figures.verdict(figure, result["quick"])
             rows.append((one["name"], name, str(len(figure["values"])), *amounts, verdict))
         rows += [(one["name"], reason, "", "", "", "", "", "FAILED") for reason in one["failures"]]
     widths = [max(len(row[column]) for row in rows if len(row[1]) < 60 or column != 1) for column in range(len(rows[0]))]

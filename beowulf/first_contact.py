@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from beowulf import ca
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import identity
 from beowulf.process import ROOT, output
 
 
@@ -37,7 +37,7 @@ def preflight(cluster: Cluster, nodes: Iterable[str] = (), check: bool = False) 
 
 def key_problems(cluster: Cluster, check: bool) -> list[str]:
     """Look for the key with which this controller comes in; make the one that was not named in the rack file."""
-    key = ca.own_key(cluster)
+    key = identity.own_key(cluster)
     public = key.with_name(f"{key.name}.pub")
     if public.is_file():
         return []
@@ -74,7 +74,7 @@ def needed(cluster: Cluster, nodes: Iterable[str]) -> list[str]:
 
 
 def fqdn(cluster: Cluster, node: str) -> str:
-    """Return the name by which ssh looks a node up: HostKeyAlias in inventory/group_vars/all.yml."""
+    """Return the name by which ssh looks a node up: HostKeyAlias in inventory/group_vars/all/ansible.yml."""
     return f"{node}.{cluster.rack.domain}"
 
 

@@ -6,20 +6,20 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beowulf import deploy, lock
+from beowulf import lock, playbook
 from beowulf.errors import Refusal
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
 
 
-def change(cluster: Cluster, task: str, playbook: str, variables: dict[str, str] | None = None) -> None:
+def change(cluster: Cluster, task: str, name: str, variables: dict[str, str] | None = None) -> None:
     """Run a playbook of k3s while nobody else changes the cluster. Raises Refusal where there is no k3s, Failure when the run fails."""
     if not cluster.variables["rack_k3s_servers"]:
         raise Refusal(f"{task} {cluster.name}: no node of {cluster.path.name} says `k3s: server`.")
     with lock.changing(cluster, task):
-        code, summary = deploy.run_playbooks(deploy.playbook(cluster, playbook), task, variables=variables)
-    deploy.conclude(task, cluster, code, summary)
+        code, summary = playbook.run(playbook.command(cluster, name), task, variables=variables)
+    playbook.conclude(task, cluster, code, summary)
 
 
 def remove(cluster: Cluster, node: str) -> None:

@@ -31,6 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from beowulf import cluster as clusters
 from beowulf.errors import Refusal
 from beowulf.process import environment
 
@@ -173,13 +174,11 @@ def changing(cluster: Cluster, task: str) -> Iterator[None]:
 
 def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
     """Return what holds the lock on the deployer, or has ended because the deployer cannot be reached. Raises Refusal otherwise."""
-    from beowulf.cluster import is_own
-
     deployer = cluster.variables["rack_deployer"]
     user = str(cluster.variables["rack_ssh_user"])
     file = FILE.format(cluster=cluster.rack.cluster, user=user)
     command = holding(file, introduction(task))
-    if is_own(deployer["address"]):
+    if clusters.is_own(deployer["address"]):
         way = [*acting_as(user), "sh", "-c", command]
     else:
         way = [*cluster.ssh(deployer["name"])]

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from beowulf import ara
-from beowulf.cluster import COLLECTIONS
 from beowulf.errors import Failure
 from beowulf.process import environment
 
@@ -58,8 +57,6 @@ class Plain:
 
 def deployers(cluster: Cluster) -> Server:
     """Return the deployer's server; raise NoServerError of plugin_utils/recordings.py when it is not to be had."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils import recordings
 
     deployer = next(node for node in cluster.rack.nodes.values() if node.type == "deployer")
@@ -80,8 +77,6 @@ def servers(cluster: Cluster) -> list[Reader]:
 
 def no_server() -> type[Exception]:
     """Return the error of a deployer without a server; imported late, because it takes Ansible with it."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.recordings import NoServerError
 
     return NoServerError

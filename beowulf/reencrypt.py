@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from beowulf import ca
+from beowulf import backup, lock, playbook, secrets
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import identity, rotation
 from beowulf.process import environment
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def on_deployer(cluster: Cluster, program: str, *arguments: str) -> list[str]:
 
 def authority(cluster: Cluster, old: str, new: str) -> None:
     """Encrypt the keys of the authority anew: on the deployer, and the one of which this controller has a copy."""
-    patterns = [f"{ca.FOLDER}/{name}" for name in ("ssh/*_ca.[0-9]*", "tls/*.key", "public/user_ca")]
+    patterns = [f"{identity.FOLDER}/{name}" for name in ("ssh/*_ca.[0-9]*", "tls/*.key", "public/user_ca")]
     run(on_deployer(cluster, KEYS, *patterns), old, new, cluster.variables["rack_deployer"]["name"])
     run([sys.executable, "-c", KEYS, str(cluster.state / "ca" / "user_ca")], old, new, "this machine")
 
@@ -143,12 +144,10 @@ WAYS: dict[str, Callable[[Cluster, str, str], None]] = {"ca": authority, "backup
 
 def rotate(cluster: Cluster, name: str) -> None:
     """Give a passphrase a new value, and encrypt anew what is encrypted with it. Raises Refusal while the deployer is away."""
-    from beowulf import backup, deploy, lock, secrets
-
     store, again = secrets.store_of(cluster), f"./bootstrap secrets.rotate {name} goes on where this ended; until then nothing is lost."
     deployer = cluster.variables["rack_deployer"]["name"]
     with lock.changing(cluster, "secrets.rotate"):
-        if reason := ca.absence(cluster, deployer):
+        if reason := rotation.absence(cluster, deployer):
             raise Refusal(f"secrets.rotate {name}: refused, nothing was touched. {deployer} has to come along, and does not: {reason}")
         with secrets.refused():
             old, new = store.stage(name)
@@ -160,8 +159,8 @@ def rotate(cluster: Cluster, name: str) -> None:
             store.promote(name)
         print(f"secrets of {cluster.name}: {name} is new, and encrypts what the old one did; the file of before is {store.previous}")
         # The deployer signs and makes backups by itself: with its vault of before it would do neither.
-        code, summary = deploy.run_playbooks(deploy.playbook(cluster, "vault"), "secrets.rotate")
-        deploy.conclude("secrets.rotate", cluster, code, summary)
+        code, summary = playbook.run(playbook.command(cluster, "vault_copy"), "secrets.rotate")
+        playbook.conclude("secrets.rotate", cluster, code, summary)
         if name == "backup":
             # Copies that others hold open with the old passphrase until they have this one.
             backup.create(cluster)
@@ -180,3 +179,35 @@ NEXT = {
     ],
 }
 """What is left to do by hand."""
+
+
+def rotate_secrets(cluster: Cluster, names: Sequence[str], password: bool = False) -> None:
+    """Give secrets, or all that may change by themselves, or with `password` the vault's password alone, new values.
+
+    The passphrases of the authority and of the backups change, each by itself, together with what they encrypt.
+    """
+    store = secrets.store_of(cluster)
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import KINDS, known
+
+    with secrets.refused():
+        bound = {name: kind.encrypts for name, kind in KINDS.items() if kind.encrypts}
+        if password and names:
+            raise Refusal("secrets.rotate --password gives the vault another password and changes no secret in it: leave the names out.")
+        if len(names) == 1 and known(names[0]) in WAYS:
+            rotate(cluster, names[0])
+            return
+        for name in names:
+            if (encrypted := bound.get(known(name))) and name in WAYS:
+                raise Refusal(
+                    f"{encrypted} are encrypted with {name}, and are encrypted anew in the same step: say secrets.rotate {name} alone."
+                )
+            if encrypted:
+                raise Refusal(f"{name} is not rotated: {encrypted} are encrypted with it, and nobody could read them any more.")
+        if password:
+            print(f"secrets of {cluster.name}: the vault has a new password, in {store.rekey()}\n{secrets.next_step(cluster)}")
+            return
+        changed = store.rotate(names or [name for name in KINDS if name not in bound])
+    print(f"secrets of {cluster.name}: new values for {', '.join(changed)}; the file of before is {store.previous}")
+    if not names:
+        print(f"  left alone: {', '.join(f'{name} ({encrypted} are encrypted with it)' for name, encrypted in bound.items())}")
+    print(secrets.next_step(cluster))

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from beowulf import lock
 from beowulf.errors import Failure, Refusal
+from beowulf.health.queries import KEA_SOCKET
 from beowulf.process import output
-from beowulf.status import KEA_SOCKET
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -91,8 +92,6 @@ def fill(cluster: Cluster) -> None:
     Left for the next time while somebody changes the cluster: its servers may be between two states.
     """
     from redis import Redis, RedisError
-
-    from beowulf import lock
 
     if not cluster.rack.registry:
         raise Refusal(f"{cluster.path.name} names no registry. The deployer's own is `registry: redis://127.0.0.1:6379/0`.")

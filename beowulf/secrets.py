@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from beowulf.cluster import COLLECTIONS, Cluster
+from beowulf.cluster import Cluster
 from beowulf.errors import Refusal
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 def store_of(cluster: Cluster) -> SecretStore:
     """Return the secrets of a cluster; nothing is read yet."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
 
     return SecretStore(cluster.state, cluster.rack.cluster)
@@ -74,40 +71,6 @@ def passphrases(cluster: Cluster, name: str) -> list[str]:
     store = store_of(cluster)
     with refused():
         return [store.get(name), *(value for key, value in store.staged().items() if key == name)]
-
-
-def rotate(cluster: Cluster, names: Sequence[str], password: bool = False) -> None:
-    """Give secrets, or all that may change by themselves, or with `password` the vault's password alone, new values.
-
-    The passphrases of the authority and of the backups change, each by itself, together with what they encrypt.
-    """
-    from beowulf import reencrypt
-
-    store = store_of(cluster)
-    from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import KINDS, known
-
-    with refused():
-        bound = {name: kind.encrypts for name, kind in KINDS.items() if kind.encrypts}
-        if password and names:
-            raise Refusal("secrets.rotate --password gives the vault another password and changes no secret in it: leave the names out.")
-        if len(names) == 1 and known(names[0]) in reencrypt.WAYS:
-            reencrypt.rotate(cluster, names[0])
-            return
-        for name in names:
-            if (encrypted := bound.get(known(name))) and name in reencrypt.WAYS:
-                raise Refusal(
-                    f"{encrypted} are encrypted with {name}, and are encrypted anew in the same step: say secrets.rotate {name} alone."
-                )
-            if encrypted:
-                raise Refusal(f"{name} is not rotated: {encrypted} are encrypted with it, and nobody could read them any more.")
-        if password:
-            print(f"secrets of {cluster.name}: the vault has a new password, in {store.rekey()}\n{next_step(cluster)}")
-            return
-        changed = store.rotate(names or [name for name in KINDS if name not in bound])
-    print(f"secrets of {cluster.name}: new values for {', '.join(changed)}; the file of before is {store.previous}")
-    if not names:
-        print(f"  left alone: {', '.join(f'{name} ({encrypted} are encrypted with it)' for name, encrypted in bound.items())}")
-    print(next_step(cluster))
 
 
 def next_step(cluster: Cluster) -> str:

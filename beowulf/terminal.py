@@ -7,13 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from beowulf.cluster import COLLECTIONS
-
 
 def plain(text: str) -> str:
     """Return a text of which a terminal does nothing but show it: plain of plugin_utils/progress_lines.py."""
-    if COLLECTIONS not in sys.path:
-        sys.path.insert(0, COLLECTIONS)
     from ansible_collections.beowulf.cluster.plugins.plugin_utils import progress_lines
 
     return progress_lines.plain(text)

@@ -4,9 +4,10 @@ import time
 
 import yaml
 
-from beowulf import deploy
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf import playbook
+from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 from beowulf.process import ROOT, output, tool
 
 ASKED_AGAIN = 5
@@ -15,7 +16,7 @@ ASKED_AGAIN = 5
 
 def site(lab: Lab, *options: str) -> dict:
     """Deploy the LAN servers; return the summary."""
-    command = deploy.playbook(lab.cluster, "site", options=["--limit=lanservices", *options])
+    command = playbook.command(lab.cluster, "site", options=["--limit=lanservices", *options])
     code, summary = lab.play(command)
     if code or summary is None:
         raise Failure(f"the deploy failed ({code})")
@@ -28,7 +29,7 @@ def broken_configuration(lab: Lab):
     for node in lab.pair:
         lab.run(node, "echo 'this is no configuration {' >> /etc/bind/named.conf.local; echo '{ no json' > /etc/kea/kea-dhcp4.conf")
     with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases()) as watch:
-        changed = deploy.counts(site(lab, "--tags=dns,dhcp"))["changed"]
+        changed = playbook.counts(site(lab, "--tags=dns,dhcp"))["changed"]
     yield Figure("files repaired", changed, 4, unit="", least=True)
     yield from unnoticed(watch)
     yield Figure("longest wait for a new lease", watch.longest("leases"), ASKED_AGAIN, loose=True)
@@ -41,7 +42,7 @@ def rolling_change(lab: Lab):
     """A deploy changes the configuration of DNS and DHCP on both LAN servers; they are never both away"""
     before = {node: lab.leased(node) for node in lab.pair}
     with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases()) as watch:
-        changed = deploy.counts(site(lab, "--tags=dns,dhcp", "--extra-vars={dns_ttl: 301, dhcp_pool_lifetime: 301}"))["changed"]
+        changed = playbook.counts(site(lab, "--tags=dns,dhcp", "--extra-vars={dns_ttl: 301, dhcp_pool_lifetime: 301}"))["changed"]
         time.sleep(2)
         site(lab, "--tags=dns,dhcp")
     yield Figure("changes", changed, 3, unit="", least=True)

@@ -3,8 +3,10 @@
 import time
 from pathlib import Path
 
-from beowulf import backup, ca
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf import backup
+from beowulf.drill import Lab, drill, unnoticed
+from beowulf.figures import Figure
+from beowulf.pki import identity
 from beowulf.process import output
 
 TARGET = 600
@@ -25,7 +27,7 @@ def authority(lab: Lab, deployer: str) -> str:
 
 def admitted(lab: Lab, node: str, certificate: Path) -> bool:
     """Say whether a node lets this controller in with a certificate."""
-    own = str(ca.own_certificate(lab.cluster))
+    own = str(identity.own_certificate(lab.cluster))
     way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
     return output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20).returncode == 0
 
@@ -37,7 +39,7 @@ def lose_deployer(lab: Lab):
     backup.create(lab.cluster)
     runs, keys = recorded(lab, deployer), authority(lab, deployer)
     kept = lab.cluster.state / "drill-cert.pub"
-    kept.write_bytes(ca.own_certificate(lab.cluster).read_bytes())
+    kept.write_bytes(identity.own_certificate(lab.cluster).read_bytes())
     try:
         with lab.watching(lab.asks_vip(), lab.looks_up(), lab.leases(), lab.asks_time(lab.pair[0])) as watch:
             lab.podman("rm", "--force", "--time=0", "--volumes", lab.cluster.container(deployer))

@@ -4,8 +4,9 @@ import contextlib
 import json
 import time
 
-from beowulf import deploy
-from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
+from beowulf import playbook
+from beowulf.drill import VIP, Lab, drill, unnoticed
+from beowulf.figures import Figure
 from beowulf.probe import TWICE
 
 CONFIGURATION = "/etc/kea/kea-dhcp4.conf"
@@ -259,7 +260,7 @@ def deploy_to_an_ended_pair(lab: Lab):
             time.sleep(2)
             for one in lab.pair:
                 lab.run(one, f"touch {CONFIGURATION}")
-            code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=["--tags=dhcp"]))
+            code, _summary = lab.play(playbook.command(lab.cluster, "site", options=["--tags=dhcp"]))
             yield Figure("exit status of the deploy", code, 0, unit="")
             yield Figure("servers that work together", pair_state(lab).count("hot-standby"), 2, unit="", least=True)
     finally:
@@ -274,7 +275,7 @@ def bootstrap_server_called_back(lab: Lab):
     for one in lab.pair:
         lab.run(one, f"systemctl stop {KEA}")
     try:
-        code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=[f"--limit={router}", "--tags=bootstrap"]))
+        code, _summary = lab.play(playbook.command(lab.cluster, "site", options=[f"--limit={router}", "--tags=bootstrap"]))
         yield Figure("exit status of the deploy", code, 0, unit="")
         yield Figure("served meanwhile", float(lab.run(router, "systemctl is-active dnsmasq || :") == "active"), 1, unit="", least=True)
         yield Figure("would serve after a boot", float(lab.run(router, "systemctl is-enabled dnsmasq || :") == "enabled"), 0, unit="")

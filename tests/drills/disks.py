@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator
 
 from beowulf import backup
-from beowulf.drill import VIP, Figure, Lab, drill
+from beowulf.drill import VIP, Lab, drill
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 from beowulf.probe import TWICE
 
 LEASES = "/var/lib/kea"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from beowulf import deploy
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf import playbook
+from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 from beowulf.process import tool
 
 GIVES_UP = 100.0
@@ -157,7 +158,7 @@ def rebuild_primary(lab: Lab):
     yield Figure("times that the servers differed before the deploy", differed, 2, unit="", least=True)
     yield Figure("times that they differed after it, or a name was lost", failed, 0, unit="")
     yield Figure("serials that went backwards", sum(after <= before for before, after in itertools.pairwise(seen)), 0, unit="")
-    yield Figure("changes by one more deploy", deploy.counts(summary)["changed"], 0, unit="")
+    yield Figure("changes by one more deploy", playbook.counts(summary)["changed"], 0, unit="")
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
 
 

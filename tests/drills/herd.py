@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beowulf import build, herd
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import Lab, drill
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 from beowulf.process import ROOT, environment, tool
 
 PROJECT = "libtomcrypt"

@@ -3,8 +3,9 @@
 import shlex
 import time
 
-from beowulf.drill import Figure, Lab, drill
+from beowulf.drill import Lab, drill
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 
 FOLDER = "/srv/jobs"
 BACK = 30

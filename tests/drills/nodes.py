@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from beowulf.cluster import INVENTORY, load_rack
-from beowulf.drill import Figure, Lab, drill, unnoticed
+from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
+from beowulf.figures import Figure
 from beowulf.process import tool
 
 TARGET = 240

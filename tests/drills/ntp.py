@@ -5,8 +5,9 @@ import re
 import time
 from collections.abc import Iterator
 
-from beowulf.drill import Figure, Lab, drill, unnoticed
-from beowulf.status import clock_offset
+from beowulf.drill import Lab, drill, unnoticed
+from beowulf.figures import Figure
+from beowulf.health.readings import clock_offset
 
 POLLS = 2 * 64
 """Seconds of two polls of a client at its longest interval (maxpoll 6)."""

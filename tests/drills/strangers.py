@@ -4,8 +4,9 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from beowulf import deploy
-from beowulf.drill import VIP, Figure, Lab, drill, unnoticed
+from beowulf import playbook
+from beowulf.drill import VIP, Lab, drill, unnoticed
+from beowulf.figures import Figure
 from beowulf.process import output
 
 PATIENCE = 30
@@ -186,7 +187,7 @@ def locked_out(lab: Lab):
     node = lab.client
     rules = "nft list table inet beowulf; cat /etc/nftables.d/*.nft"
     before = lab.run(node, rules)
-    command = deploy.playbook(lab.cluster, "site", options=[f"--limit={node}", "--tags=firewall", "--extra-vars=firewall_ssh_port=2222"])
+    command = playbook.command(lab.cluster, "site", options=[f"--limit={node}", "--tags=firewall", "--extra-vars=firewall_ssh_port=2222"])
     way = [*lab.cluster.ssh(node), "true"]
     way[1:1] = ["-o", "BatchMode=yes", "-o", "ControlPath=none"]
     began = time.monotonic()

@@ -15,9 +15,11 @@ import uuid
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from beowulf import ca, deploy, lock
-from beowulf.drill import INFINITE, Figure, Lab, drill, unnoticed
+from beowulf import lock, playbook
+from beowulf.drill import Lab, drill, unnoticed
 from beowulf.errors import Failure
+from beowulf.figures import INFINITE, Figure
+from beowulf.pki import certificates, identity
 from beowulf.process import ROOT, environment, output, tool
 
 AUTHORITY = "/var/lib/cluster-ca"
@@ -49,8 +51,8 @@ def on_deployer(lab: Lab, command: str) -> list[str]:
 def signed(lab: Lab, name: str) -> Iterator[Path]:
     """Sign this controller's key for another name; the certificate is gone afterwards."""
     place = lab.cluster.state / "drill-cert.pub"
-    key = ca.own_key(lab.cluster)
-    ca.sign(lab.cluster, key.with_name(f"{key.name}.pub"), name, 2, [str(lab.variables["rack_ssh_user"])], place)
+    key = identity.own_key(lab.cluster)
+    certificates.sign(lab.cluster, key.with_name(f"{key.name}.pub"), name, 2, [str(lab.variables["rack_ssh_user"])], place)
     try:
         yield place
     finally:
@@ -59,7 +61,7 @@ def signed(lab: Lab, name: str) -> Iterator[Path]:
 
 def admitted(lab: Lab, node: str, certificate: Path) -> bool:
     """Say whether a node lets this controller in with a certificate; not whether it does not answer."""
-    own = str(ca.own_certificate(lab.cluster))
+    own = str(identity.own_certificate(lab.cluster))
     way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
     result = output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20)
     if result.returncode and "Permission denied" not in result.stderr:
@@ -86,13 +88,13 @@ def revoked_on_rebuilt_node(lab: Lab):
         began = time.monotonic()
         # With the deployer, which keeps the host keys of all.
         limit = f"--limit={node},{lab.variables['rack_deployer']['name']}"
-        for command in (deploy.playbook(lab.cluster, "lab"), deploy.playbook(lab.cluster, "site", options=[limit])):
+        for command in (playbook.command(lab.cluster, "lab"), playbook.command(lab.cluster, "site", options=[limit])):
             code, _summary = lab.play(command)
             if code:
                 raise Failure(f"the node was not made anew ({code})")
         yield Figure("made anew after", time.monotonic() - began, 240, loose=True)
         yield Figure("admitted on the new node", float(admitted(lab, node, certificate)), 0, unit="")
-        yield Figure("good ones refused there", float(not admitted(lab, node, ca.own_certificate(lab.cluster))), 0, unit="")
+        yield Figure("good ones refused there", float(not admitted(lab, node, identity.own_certificate(lab.cluster))), 0, unit="")
 
 
 @drill("21")
@@ -200,7 +202,7 @@ def longest(answers: list[tuple[float, str]], good: Collection[str]) -> float:
     return INFINITE if since is not None or not answers else most
 
 
-def certificates(text: str) -> frozenset[str]:
+def in_pem(text: str) -> frozenset[str]:
     """Return the certificates in a file of them."""
     return frozenset(re.findall(r"-----BEGIN CERTIFICATE-----\n.*?-----END CERTIFICATE-----", text, re.DOTALL))
 
@@ -280,8 +282,8 @@ def old_tls(lab: Lab) -> Iterator[list[Figure]]:
         before = shown(lab)
         yield figures
         now, newest = shown(lab), generations(lab)["newest"]
-        old = certificates(old_root.read_text(encoding="ascii"))
-        copies = {certificates(text) for text in (root.read_text(encoding="ascii"), *(lab.run(one, f"cat {path}") for one, path in places))}
+        old = in_pem(old_root.read_text(encoding="ascii"))
+        copies = {in_pem(text) for text in (root.read_text(encoding="ascii"), *(lab.run(one, f"cat {path}") for one, path in places))}
         keys = lab.run(deployer, f"find {AUTHORITY}/tls -type f -name '*.key' -printf '%f\\n'").splitlines()
         figures += [
             Figure("files of roots that are not the same", len(copies) - 1, 0, unit=""),
@@ -327,7 +329,7 @@ def rotate_authority(lab: Lab):
         yield Figure("new keys sign, one pair of them", float(made), 1, unit="", least=True)
         yield Figure("nodes that the other controller does not reach", unreached(lab), 0, unit="")
         done(lab, "ca.rotate", "--finish")
-        good = ca.own_certificate(lab.cluster)
+        good = identity.own_certificate(lab.cluster)
         yield Figure("nodes that refuse the new certificate", sum(not admitted(lab, node, good) for node in lab.address), 0, unit="")
         yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
     yield from (*figures, *after)
@@ -353,14 +355,14 @@ def renew_tls(lab: Lab):
         # As if they had been signed for so long that they are old already.
         with lab.watching(lab.looks_up(), lab.leases()) as watch:
             code, _summary = lab.play(
-                deploy.playbook(lab.cluster, "certificates", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
+                playbook.command(lab.cluster, "ca_renew", options=["--extra-vars={ca_intermediate_days: 3000, tls_days: 400}"])
             )
             time.sleep(2)
         after = shown(lab)
     finally:
         for node, paths in kept.items():
             lab.run(node, " && ".join(f"cp {path}.drill {path} && rm {path}.drill" for path in paths))
-        again, _summary = lab.play(deploy.playbook(lab.cluster, "certificates"))
+        again, _summary = lab.play(playbook.command(lab.cluster, "ca_renew"))
     yield Figure("runs that failed", float(bool(code)) + float(bool(again)), 0, unit="")
     yield Figure("servers that show a part of the old chain", sum(bool(before[node] & after[node]) for node in kept), 0, unit="")
     yield Figure("servers that show no chain of two", sum(len(after[node]) != 2 for node in kept), 0, unit="")
@@ -380,7 +382,7 @@ def link_in_home(lab: Lab):
     try:
         lab.run(node, f"sudo -u mpi -H sh -c {shlex.quote(plant)}")
         before = lab.run(node, look)
-        code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=[f"--limit={node}", "--tags=cluster_ssh,ca,sshd"]))
+        code, _summary = lab.play(playbook.command(lab.cluster, "site", options=[f"--limit={node}", "--tags=cluster_ssh,ca,sshd"]))
         yield Figure("runs that failed", float(bool(code)), 0, unit="")
         yield Figure("the folder of root's is as before", float(lab.run(node, look) == before), 1, unit="", least=True)
     finally:
@@ -454,7 +456,7 @@ def stolen_keys_of_names(lab: Lab):
             lab.run(lab.client, f"umask 077; printf %s {shlex.quote(text)} >{place}/{name}.key")
         before = let_in()
         with lab.watching(lab.asks_vip(), lab.looks_up()) as watch:
-            code, _summary = lab.play(deploy.playbook(lab.cluster, "tsig"))
+            code, _summary = lab.play(playbook.command(lab.cluster, "tsig_renew"))
             time.sleep(2)
         after = let_in()
     finally:
@@ -481,12 +483,14 @@ def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
     rules = "find /etc/ssh/sshd_config.d /etc/ssh/cluster -type f ! -name renewed -printf '%p %m %U\\n' -exec sha256sum {} + | sort"
     before = lab.run(node, rules)
     options = [f"--limit={node}", "--tags=sshd", f"--extra-vars={json.dumps({'sshd_principals': principals})}"]
-    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     lab.run(node, "rm -f /etc/ssh/cluster/principals/nobody-of-ours")
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     # Who failed too often is kept out for a while (PerSourcePenalties).
-    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+    yield Figure(
+        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
+    )
 
 
 @drill("lock-out, SSH")
@@ -509,16 +513,18 @@ def rules_stay_when_a_check_fails(lab: Lab):
     before = lab.run(node, rules)
     lab.run(node, "touch -d 2025-01-01 /run/sshd.pid")
     options = [f"--limit={node}", "--tags=sshd", "--extra-vars=sshd_check_command=false"]
-    code, _summary = lab.play(deploy.playbook(lab.cluster, "site", options=options))
+    code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
-    yield Figure("let in after", lab.until(lambda: admitted(lab, node, ca.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
+    yield Figure(
+        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
+    )
 
 
 @drill("torn list, SSH")
 def torn_list_of_what_is_revoked(lab: Lab):
     """A power cut tears the list of what is revoked, with which the server would refuse everyone: the last good one comes back"""
-    node, good = lab.client, ca.own_certificate(lab.cluster)
+    node, good = lab.client, identity.own_certificate(lab.cluster)
     before = lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl")
     lab.run(node, "truncate -s 30 /etc/ssh/cluster/revoked.krl")
     yield Figure("admitted with the torn one", float(admitted(lab, node, good)), 0, unit="")

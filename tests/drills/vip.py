@@ -4,7 +4,8 @@ import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from beowulf.drill import VIP, Figure, Lab, drill
+from beowulf.drill import VIP, Lab, drill
+from beowulf.figures import Figure
 
 CONFIGURATION = "/etc/keepalived/keepalived.conf"
 TARGET = 1.5

@@ -8,24 +8,37 @@ from pathlib import Path
 import pytest
 import yaml
 
+from beowulf import readmes
+
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
 def read(path: Path) -> dict:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_variable_is_described_and_has_its_value(role):
+def test_every_variable_is_described_and_is_either_required_or_has_a_default(role):
     specs = read(role / "meta" / "argument_specs.yml")["argument_specs"]
-    options = {name: option for spec in specs.values() for name, option in spec["options"].items()}
     defaults = read(role / "defaults" / "main.yml")
-    assert set(options) == set(defaults)
-    for name, option in options.items():
-        assert option.get("description"), f"{name} is not described"
-        # A default that is worked out on the node stands in defaults/ alone.
-        assert option.get("default", defaults[name]) == defaults[name], f"{name} has two defaults"
+    named = set()
+    for entry_point, spec in specs.items():
+        for name, option in spec["options"].items():
+            named.add(name)
+            assert option.get("description"), f"{name} is not described"
+            assert (name in defaults) is not option.get("required", False), f"{name} of {entry_point}: required, or a default"
+            # A default that is worked out on the node stands in defaults/ alone.
+            assert option.get("default", defaults.get(name)) == defaults.get(name), f"{name} has two defaults"
+    assert set(defaults) <= named
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_readme_is_what_the_specification_says(role):
+    described = read(role / "meta" / "main.yml")["galaxy_info"]["description"]
+    specs = read(role / "meta" / "argument_specs.yml")["argument_specs"]
+    assert described in {spec["short_description"] for spec in specs.values()}
+    assert (role / "README.md").read_text(encoding="utf-8") == readmes.readme(role), "./bootstrap dev.readmes writes it"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -83,7 +96,7 @@ def test_no_task_acts_as_root_below_the_home_of_an_account_that_has_no_rights():
     """What lies there is the account's: a link leads root wherever the account likes, and a file says what it likes."""
     values = {}
     for path in [*(ROOT / "roles").glob("*/defaults/main.yml"), *(ROOT / "roles").glob("*/vars/main.yml"),
-                 *(ROOT / "inventory/group_vars").glob("*.yml")]:  # fmt: skip
+                 *(ROOT / "inventory/group_vars").rglob("*.yml")]:  # fmt: skip
         values |= {name: value for name, value in read(path).items() if isinstance(value, (str, list, dict))}
     files = [*(ROOT / "roles").glob("*/tasks/*.yml"), *(ROOT / "roles").glob("*/handlers/*.yml"), *(ROOT / "playbooks").glob("*.yml")]
     found, looked_at = [], 0
@@ -106,7 +119,7 @@ def test_what_is_prefetched_is_installed_by_a_role():
     """The list is written down twice because a role's own is not known before it runs."""
     parts = [path for role in ROLES for folder in ("defaults", "tasks", "vars") for path in (role / folder).rglob("*.yml")]
     named = set(re.findall(r"[\w.+-]+", "\n".join(path.read_text(encoding="utf-8") for path in parts)))
-    variables = [read(path) for path in (ROOT / "inventory" / "group_vars").glob("*.yml")]
+    variables = [read(path) for path in (ROOT / "inventory" / "group_vars").rglob("*.yml")]
     lists = [set(found["prefetch_packages"]) for found in variables if "prefetch_packages" in found]
     prefetched = set().union(*lists)
     assert prefetched

@@ -102,5 +102,13 @@ def test_takes_packages_through_the_cache(host, own, chosen):
     assert update.rc == 0, update.stderr
 
 
+def test_systemd_has_read_every_unit(host):
+    """As its file is: what a timer or a socket starts would be the one of before."""
+    shown = host.check_output("systemctl show --property=Id,NeedDaemonReload '*'")
+    units = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n")]
+    assert len(units) > 20
+    assert [unit["Id"] for unit in units if unit["NeedDaemonReload"] == "yes"] == []
+
+
 def test_has_no_failed_service(host):
     assert host.check_output("systemctl list-units --state=failed --no-legend --plain") == ""

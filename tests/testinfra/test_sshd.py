@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import ca
 from beowulf.cluster import Cluster
+from beowulf.pki import certificates
 from beowulf.process import ROOT, environment, tool
 
 OPTIONS = (
@@ -47,7 +47,7 @@ def signed(cluster, key):
 
     def make(*principals: str, name: str = "test", hours: float = 1, since: str = "-5m") -> Path:
         place = key.with_name("certificate.pub")
-        ca.sign(cluster, public(key), name, hours, principals, place, since=since)
+        certificates.sign(cluster, public(key), name, hours, principals, place, since=since)
         return place
 
     return make

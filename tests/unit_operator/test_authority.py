@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy
+from beowulf import playbook
 from beowulf.process import ROOT, environment, output, tool
 
 # Nothing is installed here: the packages are said to be there.
-KNOW = """#!/usr/bin/python3
-import json
-names = ("openssh-client", "openssl", "python3-bcrypt", "python3-cryptography")
-print(json.dumps({"changed": False, "ansible_facts": {"packages": dict.fromkeys(names, [])}}))
+KNOW = """#!/bin/sh
+printf 'installed %s\\n' openssh-client openssl python3-bcrypt python3-cryptography
 """
 # Keys of OpenSSH's (a loop over pairs) are not encrypted here: for that, Python needs bcrypt, which only the deployer has.
 PASSPHRASE = "{{ '' if item is defined and item is not string else 'secret words' }}"
@@ -33,7 +31,6 @@ PLAYBOOK = """
 - hosts: psi
   gather_facts: false
   tasks:
-    - know:
     - import_role: {name: ca}
 - hosts: all
   gather_facts: false
@@ -61,11 +58,10 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ca, self.controller = folder / "ca", folder / "controller"
-        (folder / "library").mkdir()
-        (folder / "library" / "know").write_text(KNOW)
         (folder / "bin").mkdir()
-        (folder / "bin" / "ssh-add").write_text(READS)
-        (folder / "bin" / "ssh-add").chmod(0o755)
+        for name, text in (("dpkg-query", KNOW), ("ssh-add", READS)):
+            (folder / "bin" / name).write_text(text)
+            (folder / "bin" / name).chmod(0o755)
         for node in ("psi", "gamma"):
             make_key(folder / f"key.{node}")
         self.listen()
@@ -74,7 +70,7 @@ class Authority:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
 
-    def run(self, playbook: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
+    def run(self, plays: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
         every = {
             "ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False,
             "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi",
@@ -84,10 +80,10 @@ class Authority:
                              "key": f"{self.folder}/key.{{{{ inventory_hostname }}}}", "principals": ["{{ inventory_hostname }}"]}],
         }  # fmt: skip
         (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": {}, "gamma": {}}, "vars": every}}))
-        (self.folder / "play.yml").write_text(playbook)
-        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
+        (self.folder / "play.yml").write_text(plays)
+        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
                           ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
-                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml", ANSIBLE_LIBRARY=str(self.folder / "library"),
+                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
                           ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
         env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
         return output([tool("ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), f"--limit={limit}",
@@ -376,7 +372,6 @@ CERTIFY = """
 - hosts: gamma
   gather_facts: false
   tasks:
-    - know:
     - import_role: {name: tls}
   handlers:
     - {name: Certificate changed, command: "true"}

@@ -60,7 +60,7 @@ def holding(monkeypatch, **stories):
 def test_the_paths_are_those_of_the_role():
     defaults = yaml.safe_load((ROOT / "roles/backup/defaults/main.yml").read_text())
     assert defaults["backup_repository"] == backup.REPOSITORY
-    everyone = yaml.safe_load((ROOT / "inventory/group_vars/all.yml").read_text())
+    everyone = yaml.safe_load((ROOT / "inventory/group_vars/all/backup.yml").read_text())
     lab = Cluster("lab")
     assert everyone["backup_relay"].replace("{{ rack_state_dir }}", str(lab.state)) == str(backup.relay(lab))
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_restored_is_refused_before_a_node_is_touched(lab, tmp_pa
     put(tmp_path / "other", story(cluster="home"))
     put(tmp_path / "broken", "half of")
     put(tmp_path / "good", story())
-    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(backup.playbook, "run", lambda *_: pytest.fail("it went on"))
     monkeypatch.setattr(backup.host, "require_lab", lambda: pytest.fail("it went on"))
     with pytest.raises(Refusal) as raised:
         backup.restore(lab, source.format(tmp=tmp_path), archive)
@@ -264,7 +264,7 @@ def runs(lab, monkeypatch):
         ran.append((task, variables))
         return 0, {"seconds": 1, "hosts": {}, "failures": []}
 
-    monkeypatch.setattr(backup.deploy, "run_playbooks", record)
+    monkeypatch.setattr(backup.playbook, "run", record)
     monkeypatch.setattr(backup.host, "require_lab", lambda: None)
     for name in ("here", "changing"):
         monkeypatch.setattr(backup.lock, name, lambda *_: contextlib.nullcontext())
@@ -294,7 +294,7 @@ def test_nothing_is_set_up_around_a_restore_that_failed(lab, tmp_path, monkeypat
     put(tmp_path / "key", story())
     failed = {"node": "psi", "state": "failed", "task": "t", "path": "p", "lines": ["the passphrase is wrong"]}
     summary = {"seconds": 1, "hosts": {"psi": {"failures": 1, "unreachable": 0, "changed": 0}}, "failures": [failed]}
-    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_, **__: (2, summary))
+    monkeypatch.setattr(backup.playbook, "run", lambda *_, **__: (2, summary))
     with pytest.raises(Failure, match="the passphrase is wrong"):
         backup.restore(lab, str(tmp_path / "key"))
     assert runs == []
@@ -338,7 +338,7 @@ def test_a_number_of_archives_that_fell_to_one_is_told(lab, monkeypatch, capsys)
 def test_a_node_without_a_copy_is_told_from_a_backup_that_was_not_made(lab, monkeypatch, capsys, node, said):
     failed = {"node": node, "state": "unreachable", "task": "t", "path": "p", "lines": []}
     summary = {"seconds": 1, "hosts": {node: {"failures": 0, "unreachable": 1, "changed": 0}}, "failures": [failed]}
-    monkeypatch.setattr(backup.deploy, "run_playbooks", lambda *_, **__: (4, summary))
+    monkeypatch.setattr(backup.playbook, "run", lambda *_, **__: (4, summary))
     with pytest.raises(Failure):
         backup.create(lab)
     assert ("The backup itself was made" in capsys.readouterr().out) is said

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from beowulf import ca, deploy, lock
+from beowulf import lock, playbook
 from beowulf import secrets as vault
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import certificates, database, identity, revocation, rotation
 from beowulf.process import ROOT
 
 
@@ -48,7 +49,8 @@ def authority(cluster, tmp_path):
     (folder / "ssh" / "generations.json").write_text('{"newest": 1, "oldest": 1, "signs": 1}')
     (tmp_path / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
     (tmp_path / "ssh").write_text(
-        f'#!/bin/sh\nfor last; do :; done\nPATH="{tmp_path}:$PATH"\nexec sh -c "$(printf %s "$last" | sed "s|{ca.FOLDER}|{folder}|g")"\n'
+        f'#!/bin/sh\nfor last; do :; done\nPATH="{tmp_path}:$PATH"\n'
+        f'exec sh -c "$(printf %s "$last" | sed "s|{identity.FOLDER}|{folder}|g")"\n'
     )
     for name in ("sudo", "ssh"):
         (tmp_path / name).chmod(0o755)
@@ -56,7 +58,7 @@ def authority(cluster, tmp_path):
 
 
 def shown(path: Path) -> dict[str, str]:
-    [one] = ca.summary(
+    [one] = database.summary(
         subprocess.run(["ssh-keygen", "-L", "-f", str(path)], check=True, capture_output=True, text=True, env={"TZ": "UTC"}).stdout
     )
     return one
@@ -64,11 +66,11 @@ def shown(path: Path) -> dict[str, str]:
 
 def test_a_certificate_says_who_for_how_long_and_what_for(cluster, tmp_path):
     place = tmp_path / "ada-cert.pub"
-    serial = ca.sign(cluster, make_key(tmp_path / "ada").with_suffix(".pub"), "ada", 2, ["compute"], place)
+    serial = certificates.sign(cluster, make_key(tmp_path / "ada").with_suffix(".pub"), "ada", 2, ["compute"], place)
     one = shown(place)
     assert (one["name"], one["type"], one["principals"], one["serial"]) == ("ada", "user", "compute", str(serial))
-    assert 2 * 3600 - 60 < ca.ends(one) - time.time() <= 2 * 3600 + 60
-    first, last = ca.validity(place)
+    assert 2 * 3600 - 60 < database.ends(one) - time.time() <= 2 * 3600 + 60
+    first, last = certificates.validity(place)
     assert last - first == pytest.approx(2 * 3600 + 300, abs=60)
 
 
@@ -77,21 +79,21 @@ def test_a_wrong_passphrase_makes_no_certificate(cluster, tmp_path):
     make_key(cluster.state / "ca" / "user_ca", "another one")
     place = tmp_path / "none-cert.pub"
     with pytest.raises(Failure, match="ssh-keygen does not sign"):
-        ca.sign(cluster, Path(f"{cluster.variables['rack_ssh_private_key']}.pub"), "ada", 2, ["admin"], place)
+        certificates.sign(cluster, Path(f"{cluster.variables['rack_ssh_private_key']}.pub"), "ada", 2, ["admin"], place)
     assert not place.exists()
 
 
 def test_a_controller_renews_its_own_certificate_when_a_quarter_of_its_life_is_left(cluster):
-    assert ca.refresh(cluster)
-    place = ca.own_certificate(cluster)
+    assert certificates.refresh(cluster)
+    place = identity.own_certificate(cluster)
     assert shown(place)["principals"] == "admin"
-    assert not ca.refresh(cluster)
+    assert not certificates.refresh(cluster)
     public = Path(f"{cluster.variables['rack_ssh_private_key']}.pub")
-    ca.sign(cluster, public, "me", 3, ["admin"], place, since="-7h")
-    assert not ca.refresh(cluster), "three of ten hours are left"
-    ca.sign(cluster, public, "me", 2, ["admin"], place, since="-8h")
-    assert ca.refresh(cluster), "two of ten hours are left"
-    assert ca.validity(place)[1] - time.time() > 15 * 3600
+    certificates.sign(cluster, public, "me", 3, ["admin"], place, since="-7h")
+    assert not certificates.refresh(cluster), "three of ten hours are left"
+    certificates.sign(cluster, public, "me", 2, ["admin"], place, since="-8h")
+    assert certificates.refresh(cluster), "two of ten hours are left"
+    assert certificates.validity(place)[1] - time.time() > 15 * 3600
 
 
 def tell(cluster, *lines):
@@ -102,20 +104,20 @@ def tell(cluster, *lines):
 
 
 def test_a_controller_whose_certificate_is_revoked_by_its_number_signs_itself_another(cluster):
-    ca.refresh(cluster)
+    certificates.refresh(cluster)
     tell(cluster, "serial: 17", "id: ada")
-    assert not ca.refresh(cluster)
-    tell(cluster, f"serial: {ca.own_serial(cluster)}")
-    assert ca.refresh(cluster)
-    assert not ca.refresh(cluster), "this one is good"
+    assert not certificates.refresh(cluster)
+    tell(cluster, f"serial: {revocation.own_serial(cluster)}")
+    assert certificates.refresh(cluster)
+    assert not certificates.refresh(cluster), "this one is good"
 
 
 @pytest.mark.parametrize("by", ["id", "key"])
 def test_what_another_certificate_does_not_change_is_left_as_it_is(cluster, by):
-    ca.refresh(cluster)
+    certificates.refresh(cluster)
     key = Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text().strip()
-    tell(cluster, f"id: {ca.own_name()}" if by == "id" else f"key: {key}")
-    assert not ca.refresh(cluster)
+    tell(cluster, f"id: {identity.own_name()}" if by == "id" else f"key: {key}")
+    assert not certificates.refresh(cluster)
 
 
 def test_nothing_is_signed_that_would_be_refused(cluster, tmp_path):
@@ -123,16 +125,16 @@ def test_nothing_is_signed_that_would_be_refused(cluster, tmp_path):
     for line, why in ((f"key: {key.read_text().strip()}", "make another one with ssh-keygen"), ("id: ada", "take another one")):
         tell(cluster, line)
         with pytest.raises(Refusal, match=why):
-            ca.user(cluster, "ada", 1, "", str(key), "")
+            certificates.user(cluster, "ada", 1, "", str(key), "")
         assert not (tmp_path / "ada-cert.pub").exists()
 
 
 def test_before_there_is_an_authority_nothing_is_signed(cluster):
     (cluster.state / "ca" / "user_ca").unlink()
-    assert not ca.refresh(cluster)
-    assert not ca.own_certificate(cluster).exists()
+    assert not certificates.refresh(cluster)
+    assert not identity.own_certificate(cluster).exists()
     with pytest.raises(Refusal, match=r"made by \./bootstrap deploy"):
-        ca.user(cluster, "ada", 1, "", "", "")
+        certificates.user(cluster, "ada", 1, "", "", "")
 
 
 @pytest.mark.parametrize(
@@ -151,81 +153,81 @@ def test_what_makes_no_sense_is_refused(cluster, tmp_path, monkeypatch, name, ho
     monkeypatch.chdir(tmp_path)
     Path("private").write_text("no key\n")
     with pytest.raises(Refusal, match=why):
-        ca.user(cluster, name, hours, principals, key, str(tmp_path / "made"))
+        certificates.user(cluster, name, hours, principals, key, str(tmp_path / "made"))
     assert not (tmp_path / "made").exists()
 
 
 def test_a_user_gets_a_certificate_beside_the_key(cluster, tmp_path, capsys):
     public = make_key(tmp_path / "ada").with_suffix(".pub")
-    ca.user(cluster, "ada", 0, "compute,router", str(public), "")
+    certificates.user(cluster, "ada", 0, "compute,router", str(public), "")
     one = shown(tmp_path / "ada-cert.pub")
     assert (one["name"], one["principals"]) == ("ada", "compute router")
     assert "opens the nodes of type compute, router as admin" in capsys.readouterr().out
 
 
 def test_what_is_revoked_is_said_in_the_words_of_ssh_keygen(cluster, authority):
-    assert ca.revocation(cluster, "17") == ["serial: 17"]
-    assert ca.revocation(cluster, "ada@desk") == ["id: ada@desk"]
+    assert revocation.revocation(cluster, "17") == ["serial: 17"]
+    assert revocation.revocation(cluster, "ada@desk") == ["id: ada@desk"]
     with pytest.raises(Refusal, match="neither a node"):
-        ca.revocation(cluster, "a\nserial: 0")
+        revocation.revocation(cluster, "a\nserial: 0")
 
 
 @pytest.mark.parametrize("serial", ["0", str(2**64)])
 def test_a_number_that_would_spoil_the_list_is_refused(cluster, serial):
     with pytest.raises(Refusal, match="is no serial number"):
-        ca.revocation(cluster, serial)
+        revocation.revocation(cluster, serial)
 
 
-@pytest.mark.parametrize("name", ["psi", "host-psi", "admin@psi", "root@psi", ca.own_name()])
+@pytest.mark.parametrize("name", ["psi", "host-psi", "admin@psi", "root@psi", identity.own_name()])
 def test_no_controller_is_shut_out_for_good(cluster, name):
     with pytest.raises(Refusal, match="is a controller"):
-        ca.revocation(cluster, name)
+        revocation.revocation(cluster, name)
 
 
 @pytest.mark.parametrize("name", ["host-gamma", "mpi@gamma", "ada@gamma"])
 def test_no_node_is_shut_out_for_good(cluster, playbooks, authority, tmp_path, capsys, name):
     """The list shows such names, and they are those of the certificates that the node is given next, too."""
     with pytest.raises(Refusal, match=rf"^{name}: refused, nothing was touched.*\./bootstrap ca\.revoke gamma") as refused:
-        ca.revoke(cluster, name)
+        revocation.revoke(cluster, name)
     assert (refused.value.code, playbooks) == (2, [])
-    ca.user(cluster, name, 1, "", f"{make_key(tmp_path / 'key')}.pub", "")
+    certificates.user(cluster, name, 1, "", f"{make_key(tmp_path / 'key')}.pub", "")
     assert f"revoke: ./bootstrap ca.revoke {shown(tmp_path / 'key-cert.pub')['serial']}\n" in capsys.readouterr().out
 
 
 def test_a_certificate_for_some_nodes_does_not_take_the_place_of_the_controllers_own(cluster):
-    ca.refresh(cluster)
-    before = ca.own_certificate(cluster).read_bytes()
+    certificates.refresh(cluster)
+    before = identity.own_certificate(cluster).read_bytes()
     with pytest.raises(Refusal, match="shut it out"):
-        ca.user(cluster, "ada", 1, "compute", "", "")
-    assert ca.own_certificate(cluster).read_bytes() == before
+        certificates.user(cluster, "ada", 1, "compute", "", "")
+    assert identity.own_certificate(cluster).read_bytes() == before
 
 
 def test_the_authority_knows_what_a_controller_signed(cluster, authority, tmp_path, capsys):
-    ca.user(cluster, "ada", 2, "compute", str(make_key(tmp_path / "ada")) + ".pub", "")
-    ca.refresh(cluster)
+    certificates.user(cluster, "ada", 2, "compute", str(make_key(tmp_path / "ada")) + ".pub", "")
+    certificates.refresh(cluster)
     assert "does not answer" not in capsys.readouterr().out
-    assert {one["name"] for one in ca.issued(cluster)} == {"ada", ca.own_name()}
-    [ada] = [one for one in ca.issued(cluster) if one["name"] == "ada"]
+    assert {one["name"] for one in database.issued(cluster)} == {"ada", identity.own_name()}
+    [ada] = [one for one in database.issued(cluster) if one["name"] == "ada"]
     assert ada["serial"] == shown(tmp_path / "ada-cert.pub")["serial"]
-    assert not ca.waiting(cluster)
+    assert not certificates.waiting(cluster)
     assert {path.stat().st_mode & 0o77 for path in (authority / "issued").iterdir()} == {0}
 
 
 def test_what_was_signed_while_the_authority_was_away_it_is_told_later(cluster, authority, tmp_path, capsys):
     away = authority.rename(tmp_path / "away")
-    ca.user(cluster, "ada", 2, "", str(make_key(tmp_path / "ada")) + ".pub", "")
+    certificates.user(cluster, "ada", 2, "", str(make_key(tmp_path / "ada")) + ".pub", "")
     assert "the authority does not answer" in capsys.readouterr().out
-    assert len(ca.waiting(cluster)) == 1
+    assert len(certificates.waiting(cluster)) == 1
     away.rename(authority)
-    assert [one["name"] for one in ca.issued(cluster)] == ["ada"]
-    assert not ca.waiting(cluster)
+    assert [one["name"] for one in database.issued(cluster)] == ["ada"]
+    assert not certificates.waiting(cluster)
 
 
 def keep(authority, cluster, tmp_path, name, place, key="user_ca", hours=2, since="-5m"):
     """Put a certificate where the authority keeps it; return its serial number."""
     own = make_key(tmp_path / f"key-{len(list(tmp_path.glob('key-*')))}").with_suffix(".pub")
     if key == "user_ca":
-        return ca.sign(cluster, own, name, hours, ["admin"], authority / place, since=since)
+        return certificates.sign(cluster, own, name, hours, ["admin"], authority / place, since=since)
     subprocess.run(
         ["ssh-keygen", "-q", "-s", str(tmp_path / key), "-I", name, "-n", "admin", "-z", "7", "-V", "-5m:+2h", str(own)], check=True
     )
@@ -244,7 +246,7 @@ def test_the_list_has_each_certificate_once_and_says_what_is_revoked(cluster, au
     subprocess.run(
         ["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(authority / "public/revoked.krl"), str(tmp_path / "spec")], check=True
     )
-    ca.show(cluster, as_json=False)
+    database.show(cluster, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[1]: "REVOKED" in line for line in lines} == {"me@desk": False, "ada": True}
     assert len(lines) == 2
@@ -262,21 +264,21 @@ def rotated(cluster, authority, tmp_path):
 
 def test_no_controller_is_shut_out_by_the_end_of_a_rotation(cluster, rotated, tmp_path):
     """But users may be, which is told, and this controller and the nodes get new certificates on the way."""
-    for name in (ca.own_name(), "mpi@gamma", "eve@laptop"):
+    for name in (identity.own_name(), "mpi@gamma", "eve@laptop"):
         keep(rotated, cluster, tmp_path, name, f"certificates/{name}-cert.pub")
     keep(rotated, cluster, tmp_path, "ada", "issued/1-cert.pub")
     with pytest.raises(Refusal, match="signed for eve@laptop, and that controller") as refused:
-        ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=False)
+        rotation.insist_on_controllers(cluster, database.ask_authority(cluster), force=False)
     assert refused.value.code == 2
-    assert ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=True) == ["ada", "eve@laptop"]
+    assert rotation.insist_on_controllers(cluster, database.ask_authority(cluster), force=True) == ["ada", "eve@laptop"]
     keep(rotated, cluster, tmp_path, "eve@laptop", "certificates/eve@laptop-cert.pub", key="second")
-    assert ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=False) == ["ada"]
+    assert rotation.insist_on_controllers(cluster, database.ask_authority(cluster), force=False) == ["ada"]
 
 
 def test_keys_are_not_dropped_while_they_sign(cluster, rotated):
     (rotated / "ssh" / "generations.json").write_text('{"newest": 2, "oldest": 1, "signs": 1}')
     with pytest.raises(Refusal, match="do not sign yet"):
-        ca.insist_on_controllers(cluster, ca.ask_authority(cluster), force=True)
+        rotation.insist_on_controllers(cluster, database.ask_authority(cluster), force=True)
 
 
 @pytest.fixture
@@ -289,9 +291,9 @@ def playbooks(cluster, monkeypatch):
         return 0, {}
 
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", run)
-    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
+    monkeypatch.setattr(playbook, "command", lambda _cluster, *names, options=(): [*names, *options])
+    monkeypatch.setattr(playbook, "run", run)
+    monkeypatch.setattr(playbook, "conclude", lambda *_: None)
     return ran
 
 
@@ -303,29 +305,29 @@ def test_a_rotation_is_refused_before_anything_is_touched_while_a_node_is_away(c
     ssh = cluster.ssh
     cluster.ssh = lambda node: [str(tmp_path / "away"), node] if node == "delta" else ssh(node)
     with pytest.raises(Refusal, match=r"nothing was touched.*\n  delta: No route to host\n") as refused:
-        ca.rotate(cluster, finish=finish)
+        rotation.rotate(cluster, finish=finish)
     assert (refused.value.code, playbooks) == (2, [])
     assert "gamma" not in str(refused.value)
     del cluster.rack.nodes["delta"]
-    ca.rotate(cluster, finish=finish)
-    assert [command[0] for command in playbooks] == ["rotate"]
+    rotation.rotate(cluster, finish=finish)
+    assert [command[0] for command in playbooks] == ["ca_rotate"]
     # Browsers are nobody's to tell but the admin's.
     assert (f"what is in {cluster.state}/ca/root.crt" in capsys.readouterr().out) is not finish
 
 
 def test_a_rotation_tells_everyone_of_ssh_and_of_tls_before_the_step_and_after_it():
     """And of TLS last: whoever asks a server knows the new root by then, on the controllers, too."""
-    plays = yaml.safe_load((ROOT / "playbooks/rotate.yml").read_text())
-    told = ["authority.yml", "trust.yml", "tls.yml"]
-    assert [play.get("ansible.builtin.import_playbook", "step") for play in plays] == ["secrets.yml", *told, "step", *told]
+    plays = yaml.safe_load((ROOT / "playbooks/ca_rotate.yml").read_text())
+    told = ["ca.yml", "ssh_certificates.yml", "tls_certificates.yml"]
+    assert [play.get("ansible.builtin.import_playbook", "step") for play in plays] == ["vault_check.yml", *told, "step", *told]
 
 
 def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster, authority, playbooks, tmp_path, capsys):
     (authority / "issued").mkdir()
     serial = keep(authority, cluster, tmp_path, "ada", "issued/1-cert.pub")
-    ca.revoke(cluster, "ada")
+    revocation.revoke(cluster, "ada")
     assert f"ada, serial {serial}, would have been good for 2.0 h more" in capsys.readouterr().out
-    ca.revoke(cluster, "adda")
+    revocation.revoke(cluster, "adda")
     assert "knows no certificate adda" in capsys.readouterr().out
     assert not [option for command in playbooks for option in command if option.startswith("--limit")]
 
@@ -333,7 +335,7 @@ def test_revoking_a_name_finds_what_was_signed_for_it_on_any_controller(cluster,
 @pytest.mark.parametrize(("node", "serves"), [("beta", True), ("gamma", False)])
 def test_kea_goes_on_to_believe_a_node_that_is_revoked_which_is_said(cluster, authority, playbooks, tmp_path, capsys, node, serves):
     (authority / "certificates" / f"host-{node}.pub").write_bytes(make_key(tmp_path / node).with_suffix(".pub").read_bytes())
-    ca.revoke(cluster, node)
+    revocation.revoke(cluster, node)
     assert json.loads(playbooks[0][1])["ca_tls_revoked_nodes"] == [node]
     assert (f"take {node} out of the rack file and deploy" in capsys.readouterr().out) is serves
 
@@ -358,11 +360,11 @@ def anew(authority, tmp_path):
 def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster, authority, anew, playbooks, tmp_path, capsys):
     """Today's may have been stolen, or those of before: neither is left valid without a word, and no good node is shut out."""
     with pytest.raises(Refusal, match=r"gamma was made anew.*--old.*--all") as refused:
-        ca.revoke(cluster, "gamma")
+        revocation.revoke(cluster, "gamma")
     assert (refused.value.code, playbooks) == (2, [])
-    assert set(ca.revocation(cluster, "gamma", "all")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
-    assert set(ca.revocation(cluster, "gamma", "old")) == {anew["old-host"], anew["old-mpi"]}
-    ca.revoke(cluster, "gamma", "old")
+    assert set(revocation.revocation(cluster, "gamma", "all")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+    assert set(revocation.revocation(cluster, "gamma", "old")) == {anew["old-host"], anew["old-mpi"]}
+    revocation.revoke(cluster, "gamma", "old")
     assert not [option for option in playbooks[0] if option.startswith("--limit")], "it goes on, and is told like the others"
     assert "2 keys that gamma had before" in capsys.readouterr().out
     # Once those are on the list there is no question any more.
@@ -370,7 +372,7 @@ def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster
     subprocess.run(
         ["ssh-keygen", "-q", "-k", "-s", "none", "-f", str(authority / "public/revoked.krl"), str(tmp_path / "spec")], check=True
     )
-    ca.revoke(cluster, "gamma")
+    revocation.revoke(cluster, "gamma")
     assert "--limit=all:!gamma" in playbooks[1]
     assert all(anew[name] in playbooks[1][1] for name in ("host", "mpi"))
 
@@ -378,14 +380,14 @@ def test_of_a_node_that_was_made_anew_a_person_says_which_keys_are_meant(cluster
 def test_keys_whose_certificates_have_ended_are_no_question(cluster, authority, anew):
     """They are revoked, too: nobody knows how long one lasted when it was signed."""
     cluster.rack.ca.host_days = 0
-    assert set(ca.revocation(cluster, "gamma")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
+    assert set(revocation.revocation(cluster, "gamma")) == {anew[name] for name in ("old-host", "old-mpi", "host", "mpi")}
 
 
 def test_a_node_that_is_in_the_rack_file_no_more_is_revoked_like_any_other(cluster, authority, anew, playbooks):
     del cluster.rack.nodes["gamma"]
     with pytest.raises(Refusal, match=r"ca\.revoke gamma"):
-        ca.revoke(cluster, "mpi@gamma")
-    ca.revoke(cluster, "gamma", "all")
+        revocation.revoke(cluster, "mpi@gamma")
+    revocation.revoke(cluster, "gamma", "all")
     assert anew["old-host"] in playbooks[0][1]
     assert not [option for option in playbooks[0] if option.startswith("--limit")], "nobody is told of it who does not exist"
 
@@ -393,14 +395,14 @@ def test_a_node_that_is_in_the_rack_file_no_more_is_revoked_like_any_other(clust
 def test_who_was_never_made_anew_has_no_old_keys(cluster, authority, playbooks, tmp_path):
     (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
     with pytest.raises(Refusal, match="gamma never had other keys than today's"):
-        ca.revoke(cluster, "gamma", "old")
+        revocation.revoke(cluster, "gamma", "old")
     assert not playbooks
 
 
 @pytest.mark.parametrize("what", ["17", "ada"])
 def test_only_a_node_has_old_keys(cluster, authority, playbooks, what):
     with pytest.raises(Refusal, match="--old is about the keys of"):
-        ca.revoke(cluster, what, "old")
+        revocation.revoke(cluster, what, "old")
     assert not playbooks
 
 
@@ -413,20 +415,20 @@ def test_the_certificate_of_a_host_is_not_revoked_by_its_number(cluster, authori
     subprocess.run(make, check=True)
     (tmp_path / f"{node}-cert.pub").rename(authority / "certificates" / f"host-{node}-cert.pub")
     with pytest.raises(Refusal, match=rf"^ca\.revoke 42: refused, nothing was touched\. host-{node} is how .*{way}") as refused:
-        ca.revoke(cluster, "42")
+        revocation.revoke(cluster, "42")
     assert (refused.value.code, playbooks) == (2, [])
 
 
 def test_a_controller_that_revokes_its_own_certificate_has_another_one_before_anyone_is_told(cluster, authority, playbooks, monkeypatch):
-    ca.refresh(cluster)
-    before = ca.own_serial(cluster)
-    run, on_the_way = deploy.run_playbooks, []
-    monkeypatch.setattr(deploy, "run_playbooks", lambda *words, **more: on_the_way.append(ca.own_serial(cluster)) or run(*words, **more))
-    ca.revoke(cluster, before)
+    certificates.refresh(cluster)
+    before = revocation.own_serial(cluster)
+    run, on_the_way = playbook.run, []
+    monkeypatch.setattr(playbook, "run", lambda *words, **more: on_the_way.append(revocation.own_serial(cluster)) or run(*words, **more))
+    revocation.revoke(cluster, before)
     assert json.loads(playbooks[0][1])["ca_revoked"] == [f"serial: {before}"]
     assert before not in on_the_way
-    ca.revoke(cluster, "17")
-    assert on_the_way[0] == on_the_way[1] == ca.own_serial(cluster)
+    revocation.revoke(cluster, "17")
+    assert on_the_way[0] == on_the_way[1] == revocation.own_serial(cluster)
 
 
 def test_who_revokes_a_certificate_by_its_number_is_told_how_its_holder_gets_another(cluster, authority, playbooks, tmp_path, capsys):
@@ -435,19 +437,19 @@ def test_who_revokes_a_certificate_by_its_number_is_told_how_its_holder_gets_ano
         ("eve@laptop", "./bootstrap ca.user eve@laptop"),
     ):
         serial = keep(authority, cluster, tmp_path, name, f"certificates/{name}-cert.pub")
-        ca.revoke(cluster, str(serial))
+        revocation.revoke(cluster, str(serial))
         assert next_step in capsys.readouterr().out
 
 
 def test_a_node_that_is_revoked_is_not_told(cluster, authority, playbooks, tmp_path):
     """Nobody believes it any more; the run would end with a node that does not answer."""
     (authority / "certificates" / "host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
-    ca.revoke(cluster, "gamma")
+    revocation.revoke(cluster, "gamma")
     assert "--limit=all:!gamma" in playbooks[0]
 
 
 def texts(playbook):
-    """Every text in the variables of a playbook, which Ansible takes for no template (deploy.run_playbooks)."""
+    """Every text in the variables of a playbook, which Ansible takes for no template (playbook.run)."""
     return [text for values in json.loads(playbook[1]).values() for text in values]
 
 
@@ -475,7 +477,7 @@ def test_what_a_node_once_had_kept_is_no_command_and_stops_no_revocation(cluster
                 file.truncate(2**30)
             else:
                 file.write(planted.replace(b"GOOD", b" ".join(good.split()[:2])))
-    ca.revoke(cluster, "gamma")
+    revocation.revoke(cluster, "gamma")
     [command] = playbooks
     assert texts(command) == [f"key: {' '.join(good.decode().split()[:2])}", "gamma"]
     said = capsys.readouterr().out
@@ -487,7 +489,7 @@ def test_what_a_node_once_had_kept_is_no_command_and_stops_no_revocation(cluster
 def test_a_fifo_among_the_keys_is_not_waited_for(cluster, authority, playbooks, tmp_path):
     (authority / "certificates/host-gamma.pub").write_bytes(make_key(tmp_path / "gamma").with_suffix(".pub").read_bytes())
     os.mkfifo(authority / "certificates/mpi@gamma.pub")
-    ca.revoke(cluster, "gamma")
+    revocation.revoke(cluster, "gamma")
     assert len(texts(playbooks[0])) == 2
 
 
@@ -498,18 +500,18 @@ def test_a_key_that_another_name_has_today_is_not_revoked_with_a_node(cluster, a
     for name in ("host-gamma", "host-beta", "root@desk"):
         (places / f"{name}.pub").write_text(keys[name])
     (authority / "issued").mkdir()
-    ca.sign(cluster, tmp_path / "ada.pub", "ada", 2, ["admin"], authority / "issued/1-cert.pub")
+    certificates.sign(cluster, tmp_path / "ada.pub", "ada", 2, ["admin"], authority / "issued/1-cert.pub")
     own = Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text()
     for number, text in enumerate((keys["host-beta"], keys["root@desk"], keys["ada"], own)):
         (places / f"mpi@gamma.pub.{number}.2026-01-02@03:04:05~").write_text(text)
-    ca.revoke(cluster, "gamma", "all")
+    revocation.revoke(cluster, "gamma", "all")
     assert texts(playbooks[0]) == [f"key: {' '.join(keys['host-gamma'].split()[:2])}", "gamma"]
     said = capsys.readouterr().out
-    for name in ("host-beta", "root@desk", "ada", ca.own_name()):
+    for name in ("host-beta", "root@desk", "ada", identity.own_name()):
         assert f"of gamma is the key of {name} today, too" in said
     # When there is nothing else, nothing is done.
     with pytest.raises(Refusal, match=r"^ca\.revoke gamma: refused, nothing was touched(.|\n)*of gamma is the key of host-beta today"):
-        ca.revoke(cluster, "gamma", "old")
+        revocation.revoke(cluster, "gamma", "old")
     assert len(playbooks) == 1
 
 
@@ -518,7 +520,7 @@ def test_a_node_that_was_given_another_name_has_its_keys_taken_back_under_that(c
     text = make_key(tmp_path / "key").with_suffix(".pub").read_text()
     for name in ("host-gamma", "host-gone"):
         (authority / "certificates" / f"{name}.pub").write_text(text)
-    ca.revoke(cluster, "gamma")
+    revocation.revoke(cluster, "gamma")
     assert len(playbooks) == 1
 
 
@@ -527,11 +529,11 @@ def test_one_key_is_revoked_by_itself_unless_someone_has_it_today(cluster, autho
         make_key(tmp_path / name)
     (authority / "certificates/host-gamma.pub").write_bytes((tmp_path / "host-gamma.pub").read_bytes())
     with pytest.raises(Refusal, match="is the key of host-gamma today"):
-        ca.revoke(cluster, (tmp_path / "host-gamma.pub").read_text().strip())
-    with pytest.raises(Refusal, match=f"is the key of {ca.own_name()} today"):
-        ca.revoke(cluster, Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text())
+        revocation.revoke(cluster, (tmp_path / "host-gamma.pub").read_text().strip())
+    with pytest.raises(Refusal, match=f"is the key of {identity.own_name()} today"):
+        revocation.revoke(cluster, Path(f"{cluster.variables['rack_ssh_private_key']}.pub").read_text())
     assert not playbooks
-    ca.revoke(cluster, (tmp_path / "other.pub").read_text())
+    revocation.revoke(cluster, (tmp_path / "other.pub").read_text())
     assert texts(playbooks[0]) == [f"key: {' '.join((tmp_path / 'other.pub').read_text().split()[:2])}"]
 
 
@@ -542,35 +544,35 @@ def test_what_was_revoked_by_mistake_is_taken_off_the_list(cluster, authority, p
     lines = [f"key: {old}", f"key: {host}", "serial: 17", "id: ada", "id: bob", "# taken off 1: id: bob"]
     (authority / "revoked").write_text("# What is revoked\n" + "".join(f"{line}\n" for line in lines))
     for what, off in (("17", "serial: 17"), ("ada", "id: ada"), (f"{old} comment", f"key: {old}"), ("gamma", f"key: {host}")):
-        ca.unrevoke(cluster, what)
+        revocation.unrevoke(cluster, what)
         assert texts(playbooks[-1]) == [off]
         assert f"not revoked any more: {off}" in capsys.readouterr().out
     for what in ("18", "bob", "eve", "beta", "{{ 1 }}"):
         with pytest.raises(Refusal, match="is not on the list of what is revoked") as refused:
-            ca.unrevoke(cluster, what)
+            revocation.unrevoke(cluster, what)
         assert refused.value.code == 2
     assert len(playbooks) == 4
 
 
 def test_this_controllers_name_is_its_users_and_its_hosts_whatever_the_environment_says(monkeypatch):
     """As the playbooks say it, which sign this controller's certificate, too."""
-    [template] = [line for line in (ROOT / "inventory/group_vars/all.yml").read_text().splitlines() if "uname -n" in line]
+    [template] = [line for line in (ROOT / "inventory/group_vars/all/ca.yml").read_text().splitlines() if "uname -n" in line]
     command = template.partition("'echo ")[2].partition("'")[0]
     for name in ("USER", "LOGNAME"):
         monkeypatch.setenv(name, "somebody")
     said = subprocess.run(["sh", "-c", f"echo {command}"], capture_output=True, text=True, check=True).stdout.strip()
-    assert ca.own_name() == said
+    assert identity.own_name() == said
     monkeypatch.delenv("USER")
-    assert ca.own_name() == said
+    assert identity.own_name() == said
 
 
 def test_a_controller_with_the_name_of_a_node_is_refused(cluster, monkeypatch):
     """Its certificate would be kept as that of a user of the node, and take its place."""
     cluster.rack.nodes["gamma"] = SimpleNamespace(address="192.0.2.21")
-    monkeypatch.setattr(ca.socket, "gethostname", lambda: "gamma")
+    monkeypatch.setattr(identity.socket, "gethostname", lambda: "gamma")
     with pytest.raises(Refusal, match="This machine is called gamma, as a node of lab is") as refused:
-        ca.refresh(cluster)
+        certificates.refresh(cluster)
     assert refused.value.code == 2
-    assert not ca.own_certificate(cluster).exists()
+    assert not identity.own_certificate(cluster).exists()
     cluster.rack.nodes["gamma"].address = "127.0.0.1"
-    assert ca.refresh(cluster), "it is that node"
+    assert certificates.refresh(cluster), "it is that node"

@@ -11,7 +11,7 @@ import pytest
 from invoke import Context, Exit
 
 import tasks
-from beowulf import cluster, deploy, inventory
+from beowulf import cluster, deploy, inventory, playbook
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import environment, output, tool
@@ -30,8 +30,8 @@ def lab():
 
 
 def test_options_are_one_argument_each():
-    assert deploy.options_for("a;b c", "x,y", True) == ["--limit=a;b c", "--tags=x,y", "--check"]
-    assert deploy.options_for("", "", False) == []
+    assert playbook.options_for("a;b c", "x,y", True) == ["--limit=a;b c", "--tags=x,y", "--check"]
+    assert playbook.options_for("", "", False) == []
 
 
 PLAY = """
@@ -79,9 +79,9 @@ def test_variables_are_values_whatever_is_in_them(tmp_path, monkeypatch):
         assert result.returncode == 0, result.stdout + result.stderr
         return result.returncode
 
-    monkeypatch.setattr(deploy, "run", run)
+    monkeypatch.setattr(playbook.process, "run", run)
     monkeypatch.setenv("BEOWULF_STRATEGY", "linear")
-    deploy.run_playbooks([tool("ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")], "test", variables=given)
+    playbook.run([tool("ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml")], "test", variables=given)
     assert json.loads((tmp_path / "out").read_text()) == [given["word"], given["lines"], given["deep"]]
     assert not trap.exists()
     [(path, mode, above)] = seen
@@ -91,7 +91,7 @@ def test_variables_are_values_whatever_is_in_them(tmp_path, monkeypatch):
 
 def test_success_says_what_changed_where_to_look_and_what_next(lab, capsys):
     summary = {"seconds": 75, "hosts": {"alpha": GOOD, "beta": GOOD}, "failures": [], "notes": ["no k3s"]}
-    deploy.conclude("deploy", lab, 0, summary)
+    playbook.conclude("deploy", lab, 0, summary)
     shown = capsys.readouterr().out
     assert "deploy lab: done in 1 min 15 s, 2 nodes, 4 changed" in shown
     assert "note: no k3s" in shown
@@ -99,7 +99,7 @@ def test_success_says_what_changed_where_to_look_and_what_next(lab, capsys):
 
 
 def test_a_check_does_not_claim_changes(lab, capsys):
-    deploy.conclude("deploy", lab, 0, {"seconds": 1, "hosts": {"alpha": GOOD}, "failures": []}, check=True)
+    playbook.conclude("deploy", lab, 0, {"seconds": 1, "hosts": {"alpha": GOOD}, "failures": []}, check=True)
     shown = capsys.readouterr().out
     assert "2 would change" in shown
     assert "next:" not in shown
@@ -108,7 +108,7 @@ def test_a_check_does_not_claim_changes(lab, capsys):
 def test_failure_says_which_node_which_task_and_how_to_go_on(lab):
     summary = {"seconds": 9, "hosts": {"alpha": GOOD, "beta": BAD, "gamma": GONE}, "failures": FAILURES}
     with pytest.raises(Failure) as raised:
-        deploy.conclude("deploy", lab, 2, summary)
+        playbook.conclude("deploy", lab, 2, summary)
     text = str(raised.value)
     assert raised.value.code == 1
     assert "FAILED after 9 s, of 3 nodes 1 failed and 1 could not be reached" in text
@@ -193,7 +193,7 @@ def test_a_deploy_asks_git_before_anything_else(lab, monkeypatch):
         raise Refusal("no commit")
 
     monkeypatch.setattr(deploy, "require_commit", refuse)
-    for module, name in ((deploy.lock, "here"), (deploy.secrets, "preflight"), (deploy, "run_playbooks"), (deploy.host, "require_lab")):
+    for module, name in ((deploy.lock, "here"), (deploy.secrets, "preflight"), (playbook, "run"), (deploy.host, "require_lab")):
         monkeypatch.setattr(module, name, lambda *_arguments: pytest.fail("it went on"))
     with pytest.raises(Refusal, match="no commit"):
         deploy.deploy(lab)
@@ -204,8 +204,8 @@ def test_the_end_of_the_lab_is_recorded_where_it_can_be_read_afterwards(monkeypa
     """The ARA of the deployer goes with the lab."""
     monkeypatch.delenv("BEOWULF_ARA", raising=False)
     seen = {}
-    monkeypatch.setattr(deploy, "run", lambda _command, env, **_options: seen.update(env) or 0)
-    deploy.run_playbooks(["ansible-playbook"], task)
+    monkeypatch.setattr(playbook.process, "run", lambda _command, env, **_options: seen.update(env) or 0)
+    playbook.run(["ansible-playbook"], task)
     assert seen.get("BEOWULF_ARA") == where
 
 
@@ -232,7 +232,7 @@ def test_a_rack_file_is_named_after_its_cluster(boards):
 
 def test_an_interrupt_says_how_to_go_on(lab):
     with pytest.raises(OperatorError, match="interrupted") as raised:
-        deploy.conclude("deploy", lab, 130, None)
+        playbook.conclude("deploy", lab, 130, None)
     assert raised.value.code == 130
 
 
@@ -259,7 +259,7 @@ def test_a_host_whose_key_is_revoked_is_not_believed_as_soon_as_there_is_a_list(
 
 def test_a_deploy_keeps_one_python_on_each_node(monkeypatch):
     monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
-    assert deploy.strategy()["ANSIBLE_STRATEGY"] == "beowulf.cluster.mitogen_linear"
+    assert playbook.strategy()["ANSIBLE_STRATEGY"] == "beowulf.cluster.mitogen_linear"
 
 
 def test_what_a_deploy_starts_may_use_every_processor(tmp_path):
@@ -270,7 +270,7 @@ def test_what_a_deploy_starts_may_use_every_processor(tmp_path):
         "  tasks:\n    - ansible.builtin.command: nproc\n      register: seen\n"
         "    - ansible.builtin.copy: {content: '{{ seen.stdout }}', dest: '{{ playbook_dir }}/{{ inventory_hostname }}'}\n"
     )
-    env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal")
+    env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal")
     result = output([tool("ansible-playbook"), "-i", "h1,h2,h3,", str(tmp_path / "play.yml")], env=env)
     assert result.returncode == 0, result.stdout + result.stderr
     assert {(tmp_path / name).read_text() for name in ("h1", "h2", "h3")} == {str(len(os.sched_getaffinity(0)))}
@@ -278,7 +278,7 @@ def test_what_a_deploy_starts_may_use_every_processor(tmp_path):
 
 def test_a_deploy_goes_back_to_ansibles_own_strategy_when_asked(monkeypatch):
     monkeypatch.setenv("BEOWULF_STRATEGY", "linear")
-    assert deploy.strategy() == {}
+    assert playbook.strategy() == {}
 
 
 def test_a_node_of_the_lab_does_not_carry_the_lab(lab, monkeypatch):

@@ -12,7 +12,7 @@ import types
 
 import pytest
 
-from beowulf import status
+from beowulf.health import readings
 from beowulf.process import ROOT
 
 FOLDER = ROOT / "roles/dhcp/files/usr/local/lib/beowulf"
@@ -170,5 +170,5 @@ def test_a_file_that_cannot_be_read_is_as_good_as_none(watch, tmp_path, text):
 
 @pytest.mark.parametrize("text", ["", "[", "{}", "null", '[{"server": "x"}]'])
 def test_what_a_node_cannot_tell_is_no_stranger(text):
-    assert status.foreign(status.watch(text)) == []
-    assert status.foreign({"strangers": text}) == status.foreign({"strangers": [text, {"server": 1, "mac": "x", "offers": "x"}]}) == []
+    assert readings.foreign(readings.watch(text)) == []
+    assert readings.foreign({"strangers": text}) == readings.foreign({"strangers": [text, {"server": 1, "mac": "x", "offers": "x"}]}) == []

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import build, deploy, drill, drill_report, lock, probe
+from beowulf import build, drill, drill_report, figures, lock, playbook, probe
 from beowulf.__main__ import named
-from beowulf.drill import Figure, Watch
+from beowulf.drill import Watch
 from beowulf.errors import Failure, Refusal
+from beowulf.figures import Figure
 
 PROBE = Path(drill.__file__).with_name("probe.py")
 
@@ -95,9 +96,9 @@ def test_who_did_not_come_back_was_away_for_ever():
     assert Watch({"a": samples}).gap("a") == math.inf
     assert Watch({"a": [[0, None, ""], [1, None, ""]]}).gap("a") == math.inf
     assert Watch({"leases": []}).longest("leases") == math.inf
-    never = drill.summarise([[Figure("gap", math.inf, 1, loose=True)]])["gap"]
-    late = drill.summarise([[Figure("gap", 3, 1, loose=True)]])["gap"]
-    assert [drill.verdict(never, quick=True), drill.verdict(late, quick=True), drill.verdict(late, quick=False)] == [
+    never = figures.summarise([[Figure("gap", math.inf, 1, loose=True)]])["gap"]
+    late = figures.summarise([[Figure("gap", 3, 1, loose=True)]])["gap"]
+    assert [figures.verdict(never, quick=True), figures.verdict(late, quick=True), figures.verdict(late, quick=False)] == [
         "FAILED",
         "late",
         "FAILED",
@@ -171,8 +172,8 @@ def test_an_address_that_two_have_is_marked_and_all_are_given_back():
 
 def test_percentiles_are_values_that_were_measured():
     values = [float(number) for number in range(1, 21)]
-    assert [drill.percentile(values, share) for share in (0.5, 0.95, 1)] == [10, 19, 20]
-    assert drill.percentile([3.0], 0.95) == 3
+    assert [figures.percentile(values, share) for share in (0.5, 0.95, 1)] == [10, 19, 20]
+    assert figures.percentile([3.0], 0.95) == 3
 
 
 def runs(*values, bound=1.0, loose=False):
@@ -180,20 +181,20 @@ def runs(*values, bound=1.0, loose=False):
 
 
 def test_the_worst_run_decides():
-    summary = drill.summarise(runs(0.5, 0.4, 1.2))["gap"]
+    summary = figures.summarise(runs(0.5, 0.4, 1.2))["gap"]
     assert (summary["max"], summary["p50"], summary["ok"]) == (1.2, 0.5, False)
-    assert drill.summarise(runs(0.5, 1.0))["gap"]["ok"]
+    assert figures.summarise(runs(0.5, 1.0))["gap"]["ok"]
 
 
 def test_a_bound_from_below_is_kept_from_below():
-    figures = [[Figure("answers", value, 100, unit="", least=True)] for value in (100, 120)]
-    assert drill.summarise(figures)["answers"]["ok"]
-    assert not drill.summarise([*figures, [Figure("answers", 99, 100, unit="", least=True)]])["answers"]["ok"]
+    enough = [[Figure("answers", value, 100, unit="", least=True)] for value in (100, 120)]
+    assert figures.summarise(enough)["answers"]["ok"]
+    assert not figures.summarise([*enough, [Figure("answers", 99, 100, unit="", least=True)]])["answers"]["ok"]
 
 
 def result(loose, quick, **extra):
-    figures = drill.summarise(runs(0.5, 1.2, loose=loose))
-    one = {"name": "x", "row": "1", "title": "X <breaks>", "repeat": 2, "figures": figures, "failures": [], "ok": False} | extra
+    measured = figures.summarise(runs(0.5, 1.2, loose=loose))
+    one = {"name": "x", "row": "1", "title": "X <breaks>", "repeat": 2, "figures": measured, "failures": [], "ok": False} | extra
     return {"cluster": "lab", "started": 0, "seconds": 5, "quick": quick, "changed": 0, "drills": [one], "ok": False}
 
 
@@ -325,13 +326,13 @@ def test_what_a_drill_deploys_it_deploys_alone(monkeypatch):
         told.append("free")
 
     monkeypatch.setattr(lock, "changing", changing)
-    monkeypatch.setattr(deploy, "run_playbooks", lambda *_, **__: told.append("ran") or (0, None))
+    monkeypatch.setattr(playbook, "run", lambda *_, **__: told.append("ran") or (0, None))
     lab = Broken()
     lab.cluster = None
     assert lab.play(["ansible-playbook"]) == (0, None)
     assert told == ["locked for drill", "ran", "free"]
     for path in [*drill.FOLDER.glob("*.py"), Path(drill.__file__)]:
-        assert path.read_text(encoding="utf-8").count("run_playbooks(") == (path == Path(drill.__file__)), path
+        assert path.read_text(encoding="utf-8").count("playbook.run(") == (path == Path(drill.__file__)), path
 
 
 def test_a_drill_that_somebody_else_keeps_from_deploying_has_failed():
@@ -355,11 +356,11 @@ def test_the_figures_are_kept_when_the_deploy_afterwards_cannot_be(monkeypatch):
     lab = Broken()
     lab.cluster = None
     monkeypatch.setattr(Broken, "play", refused)
-    monkeypatch.setattr(deploy, "playbook", lambda *_: [])
+    monkeypatch.setattr(playbook, "command", lambda *_: [])
     assert drill.redeploy(lab) == (None, "psi runs ca.renew")
     monkeypatch.setattr(Broken, "play", lambda *_: (2, None))
     assert drill.redeploy(lab)[0] is None
     counts = {"changed": 1, "failures": 0, "unreachable": 0}
-    left = {"hosts": {"gamma": counts}, "changes": [{"node": "gamma", "task": "jobs : Start it"}]}
+    left = {"hosts": {"gamma": counts}, "changes": [{"node": "gamma", "task": "jobs : Create the mount point"}]}
     monkeypatch.setattr(Broken, "play", lambda *_: (0, left))
-    assert drill.redeploy(lab) == (1, "the deploy after the drills changed 1: gamma: jobs : Start it")
+    assert drill.redeploy(lab) == (1, "the deploy after the drills changed 1: gamma: jobs : Create the mount point")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import deploy, host
+from beowulf import deploy, host, playbook
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure
 
@@ -36,7 +36,7 @@ def test_who_asks_for_memory(monkeypatch, task, up, running):
     asked = []
     monkeypatch.setattr(Cluster, "is_lab", True)
     monkeypatch.setattr(Cluster, "lab_is_up", lambda self: up)
-    monkeypatch.setattr(deploy, "run_playbooks", lambda *arguments: (1, None))
+    monkeypatch.setattr(playbook, "run", lambda *arguments: (1, None))
     monkeypatch.setattr(deploy.host, "require_lab", lambda running=False: asked.append(running))
     with pytest.raises(Failure):
         deploy.lab(Cluster("lab"), task)

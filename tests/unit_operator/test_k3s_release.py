@@ -15,7 +15,7 @@ import tarfile
 import pytest
 import yaml
 
-from beowulf import deploy
+from beowulf import playbook
 from beowulf.cluster import Cluster
 from beowulf.process import ROOT, environment, output, tool
 from beowulf.secret_scan import Needles, in_file
@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch):
     def one(**variables):
         known = {"k3s_cache_dir": str(tmp_path / "cache"), "k3s_release_url": NOWHERE} | variables
         options = [f"--extra-vars={name}={value}" for name, value in known.items()]
-        return deploy.run_playbooks(deploy.playbook(Cluster("lab"), "k3s_release", options=options), "deploy", quiet=True)
+        return playbook.run(playbook.command(Cluster("lab"), "k3s_release", options=options), "deploy", quiet=True)
 
     return one
 
@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
 def test_a_lab_goes_on_without_k3s_and_says_so_once(run, capsys):
     code, summary = run()
     assert code == 0
-    deploy.conclude("deploy", Cluster("lab"), code, summary)
+    playbook.conclude("deploy", Cluster("lab"), code, summary)
     shown = capsys.readouterr().out
     assert "deploy lab: done" in shown
     notes = [line for line in shown.splitlines() if "note:" in line]
@@ -354,7 +354,7 @@ def test_a_snapshot_of_sqlite_is_put_back_and_nothing_in_plain_is_left(tmp_path,
 @needs_root
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, code):
-    """By a program that only says what it was told; that k3s does it was not tried (docs/herd.md)."""
+    """By a program that only says what it was told; that k3s does it was not tried (docs/k3s.md)."""
     shutil.copytree(ROOT / "roles/k3s", tmp_path / "roles/k3s")
     tasks = tmp_path / "roles/k3s/tasks/restore.yml"
     tasks.write_text(tasks.read_text().replace("/usr/local/bin/k3s", f"{tmp_path}/k3s").replace("/etc/rancher/k3s", str(tmp_path)))

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from beowulf import backup, ca, deploy, k3s, lock
+from beowulf import backup, deploy, k3s, lock, playbook
 from beowulf import cluster as clusters
 from beowulf.errors import Refusal
+from beowulf.pki import rotation
 from beowulf.process import ROOT
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -154,13 +155,13 @@ def test_another_process_is_refused_whether_or_not_there_is_a_deployer(desk, dep
 # A run whose work is a program that says its number and goes on until nobody holds its standard input any more.
 WORKS = """
 import pathlib, sys, types
-from beowulf import cluster as clusters, deploy, lock
+from beowulf import cluster as clusters, deploy, lock, playbook
 lock.FILE, clusters.is_own = sys.argv[2], lambda _address: True
 deployer = {'name': 'psi', 'address': '127.0.0.1'}
 cluster = types.SimpleNamespace(name='lab', state=pathlib.Path(sys.argv[1]), rack=types.SimpleNamespace(cluster='lab'),
                                 variables={'rack_deployer': deployer, 'rack_ssh_user': sys.argv[3]})
 with lock.changing(cluster, 'ca.renew'):
-    deploy.run_playbooks([sys.executable, '-c', 'import os, sys; print(os.getpid(), flush=True); sys.stdin.read()'], 'ca.renew')
+    playbook.run([sys.executable, '-c', 'import os, sys; print(os.getpid(), flush=True); sys.stdin.read()'], 'ca.renew')
 """
 
 
@@ -238,7 +239,7 @@ def test_who_changes_a_cluster_takes_its_lock_before_anything_else(desk, monkeyp
     cluster.is_lab = True
     chosen = backup.Copy("alpha", {"archive": "lab-1", "archives": ["lab-1"], "time": "2026-01-01T00:00:00+00:00"})
     monkeypatch.setattr(backup, "choose", lambda *_: chosen)
-    for module, name in ((deploy, "run_playbooks"), (deploy.host, "require_lab"), (deploy.secrets, "preflight")):
+    for module, name in ((playbook, "run"), (deploy.host, "require_lab"), (deploy.secrets, "preflight")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it went on"))
     with another_process(cluster, "ca.renew"):
         for task, does in (
@@ -246,7 +247,7 @@ def test_who_changes_a_cluster_takes_its_lock_before_anything_else(desk, monkeyp
             ("lab.up", lambda: deploy.lab(cluster, "lab.up")),
             ("lab.down", lambda: deploy.lab(cluster, "lab.down")),
             ("backup.restore", lambda: backup.restore(cluster)),
-            ("ca.renew", lambda: ca.renew(cluster)),
+            ("ca.renew", lambda: rotation.renew(cluster)),
             ("backup.create", lambda: backup.create(cluster)),
             ("k3s.remove", lambda: k3s.remove(cluster, "gamma")),
             ("k3s.snapshot", lambda: k3s.snapshot(cluster)),

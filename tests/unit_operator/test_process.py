@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from beowulf import process
-from beowulf.deploy import options_for
 from beowulf.errors import Refusal
+from beowulf.playbook import options_for
 
 ROOT = str(process.ROOT)
 

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from beowulf import ara, deploy, recording, status
+from beowulf import ara, playbook, recording, status
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure
 
@@ -78,7 +78,7 @@ def test_without_a_deployer_the_pages_are_those_of_this_machine(lab, capsys, tmp
 def test_a_run_tells_where_it_is_recorded_and_why_there(lab, capsys, tmp_path):
     (tmp_path / "summary").write_text(json.dumps({"seconds": 1, "hosts": {}, "failures": [], "notes": ["no k3s"]}))
     (tmp_path / "told").write_text(json.dumps({"url": "http://here/playbooks/1.html", "note": "the deployer is down"}))
-    deploy.conclude("deploy", lab, 0, deploy.with_recording(tmp_path / "summary", tmp_path / "told"))
+    playbook.conclude("deploy", lab, 0, playbook.with_recording(tmp_path / "summary", tmp_path / "told"))
     shown = capsys.readouterr().out
     assert "  note: no k3s\n  note: the deployer is down\n  recorded: http://here/playbooks/1.html\n" in shown
 
@@ -88,9 +88,9 @@ def test_a_run_that_is_not_recorded_ends_all_the_same(lab, capsys, tmp_path, tol
     (tmp_path / "summary").write_text(json.dumps({"seconds": 1, "hosts": {}, "failures": []}))
     if told is not None:
         (tmp_path / "told").write_text(told)
-    deploy.conclude("deploy", lab, 0, deploy.with_recording(tmp_path / "summary", tmp_path / "told"))
+    playbook.conclude("deploy", lab, 0, playbook.with_recording(tmp_path / "summary", tmp_path / "told"))
     assert "recorded" not in capsys.readouterr().out
-    assert deploy.with_recording(tmp_path / "none", tmp_path / "told") is None
+    assert playbook.with_recording(tmp_path / "none", tmp_path / "told") is None
 
 
 def test_a_deployer_that_cannot_write_the_pages_says_why(tmp_path):

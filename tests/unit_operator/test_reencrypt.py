@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.secret_store import SecretStore
-from beowulf import backup, ca, deploy, lock, reencrypt, secrets
+from beowulf import backup, lock, playbook, reencrypt, secrets
 from beowulf.errors import Failure, Refusal
+from beowulf.pki import identity, rotation
 from beowulf.process import environment, tool
 
 
@@ -25,14 +26,14 @@ def cluster(tmp_path, monkeypatch):
     sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     sudo.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(ca, "FOLDER", str(tmp_path / "cluster-ca"))
+    monkeypatch.setattr(identity, "FOLDER", str(tmp_path / "cluster-ca"))
     monkeypatch.setattr(reencrypt, "REPOSITORY", str(tmp_path / "repository"))
     monkeypatch.setattr(reencrypt, "REPOSITORY_KEY", reencrypt.REPOSITORY_KEY.replace("/var/lib/cluster-backup", str(tmp_path / "borg")))
-    monkeypatch.setattr(ca, "absence", lambda *_: "")
+    monkeypatch.setattr(rotation, "absence", lambda *_: "")
     monkeypatch.setattr(lock, "ask_deployer", lambda *_: subprocess.Popen(["cat"], stdin=subprocess.PIPE))
     played = []
-    monkeypatch.setattr(deploy, "run_playbooks", lambda command, _task: played.append(command) or (0, {}))
-    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
+    monkeypatch.setattr(playbook, "run", lambda command, _task: played.append(command) or (0, {}))
+    monkeypatch.setattr(playbook, "conclude", lambda *_: None)
     monkeypatch.setattr(backup, "create", lambda *_: played.append("backup.create"))
     state = tmp_path / "state"
     (state / "ca").mkdir(parents=True)
@@ -80,7 +81,7 @@ def keys(cluster, tmp_path):
 def test_the_keys_of_the_authority_open_with_the_new_passphrase_alone(cluster, keys, tmp_path, capsys):
     old, comments = cluster.store.get("ca"), {path: path.with_name(path.name + ".pub") for path in keys}
     comments = {path: public.read_text() for path, public in comments.items() if public.is_file()}
-    secrets.rotate(cluster, ["ca"])
+    reencrypt.rotate_secrets(cluster, ["ca"])
     new = cluster.store.get("ca")
     assert new != old
     for path, opens in keys.items():
@@ -92,7 +93,7 @@ def test_the_keys_of_the_authority_open_with_the_new_passphrase_alone(cluster, k
     assert shown == comments, "another key, or another comment"
     assert (tmp_path / "cluster-ca/tls/root.key").is_symlink()
     assert not list(tmp_path.glob("**/*.rekey"))
-    assert [command[-1] for command in cluster.played] == ["playbooks/vault.yml"], "the deployer has the old one"
+    assert [command[-1] for command in cluster.played] == ["playbooks/vault_copy.yml"], "the deployer has the old one"
     said = "".join(capsys.readouterr())
     assert old not in said
     assert new not in said
@@ -107,7 +108,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_passphrase(cluster, keys, tm
     fake.write_text(f'#!/bin/sh\ncase " $* " in *" -out "*) kill -9 $PPID; exit 1;; esac\nexec {real} "$@"\n')
     fake.chmod(0o755)
     with pytest.raises(Failure, match=r"secrets\.rotate ca goes on where this ended"):
-        secrets.rotate(cluster, ["ca"])
+        reencrypt.rotate_secrets(cluster, ["ca"])
     coming = cluster.store.staged()["ca"]
     state = {path.name: (opens(path, old), opens(path, coming)) for path, opens in keys.items()}
     assert set(state.values()) == {(True, False), (False, True)}, state
@@ -116,7 +117,7 @@ def test_a_run_that_is_killed_goes_on_with_the_same_passphrase(cluster, keys, tm
     with pytest.raises(Refusal, match=r"secrets\.rotate ca was interrupted"):
         secrets.preflight(cluster)
     fake.unlink()
-    secrets.rotate(cluster, ["ca"])
+    reencrypt.rotate_secrets(cluster, ["ca"])
     assert cluster.store.get("ca") == coming
     assert cluster.store.staged() == {}
     assert all(opens(path, coming) and not opens(path, old) for path, opens in keys.items())
@@ -135,10 +136,10 @@ def test_one_that_is_killed_after_the_last_key_ends_all_the_same(cluster, keys, 
     with monkeypatch.context() as context:
         context.setattr(SecretStore, "promote", killed)
         with pytest.raises(KilledError):
-            secrets.rotate(cluster, ["ca"])
+            reencrypt.rotate_secrets(cluster, ["ca"])
     coming = cluster.store.staged()["ca"]
     before = {path: path.read_bytes() for path in keys}
-    secrets.rotate(cluster, ["ca"])
+    reencrypt.rotate_secrets(cluster, ["ca"])
     assert cluster.store.get("ca") == coming
     assert {path: path.read_bytes() for path in keys} == before
 
@@ -149,14 +150,14 @@ def test_a_key_with_another_passphrase_is_named_and_stays(cluster, keys):
     path.with_name("user_ca.1.pub").unlink()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "another", "-f", str(path)], check=True)
     with pytest.raises(Failure, match=r"user_ca\.1 opens with neither passphrase"):
-        secrets.rotate(cluster, ["ca"])
+        reencrypt.rotate_secrets(cluster, ["ca"])
     assert ssh_opens(path, "another")
 
 
 def test_nothing_begins_while_the_deployer_is_away(cluster, keys, monkeypatch):
-    monkeypatch.setattr(ca, "absence", lambda *_: "No route to host")
+    monkeypatch.setattr(rotation, "absence", lambda *_: "No route to host")
     with pytest.raises(Refusal, match="psi has to come along, and does not: No route to host"):
-        secrets.rotate(cluster, ["ca"])
+        reencrypt.rotate_secrets(cluster, ["ca"])
     assert cluster.store.staged() == {}
 
 
@@ -170,7 +171,7 @@ def test_the_backups_open_with_the_new_passphrase_alone(cluster, tmp_path):
     env = environment(BORG_PASSPHRASE=old, BORG_BASE_DIR=str(base))
     subprocess.run(["borg", "init", "--encryption=repokey-blake2", str(repository)], env=env, check=True, capture_output=True)
     subprocess.run(["borg", "create", f"{repository}::lab-1", __file__], env=env, check=True, capture_output=True)
-    secrets.rotate(cluster, ["backup"])
+    reencrypt.rotate_secrets(cluster, ["backup"])
     new = cluster.store.get("backup")
     assert borg_opens(repository, new, base)
     assert not borg_opens(repository, old, base)
@@ -186,7 +187,7 @@ def test_a_snapshot_of_k3s_is_encrypted_anew_with_the_backups(cluster):
     place.write_text("the cluster")
     vault = [tool("ansible-vault"), "--vault-password-file=/dev/stdin"]
     subprocess.run([vault[0], "encrypt", *vault[1:], str(place)], input=old, text=True, env=environment(), check=True, capture_output=True)
-    secrets.rotate(cluster, ["backup"])
+    reencrypt.rotate_secrets(cluster, ["backup"])
     command = [vault[0], "view", *vault[1:], str(place)]
     shown = subprocess.run(command, input=cluster.store.get("backup"), text=True, env=environment(), check=True, capture_output=True)
     assert shown.stdout.strip() == "the cluster"

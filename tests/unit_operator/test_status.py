@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from beowulf import status
+from beowulf import questions, status
+from beowulf.health import judgement, queries, readings
 from beowulf.process import output
 
 TRACKING = "0A4D000B,10.77.0.11,11,1763640000.1,-0.000123,0.0,0.0,0,0,0,0,0,64.0,Normal"
@@ -42,7 +43,7 @@ def ended(task, hours):
 
 def shown(state):
     screen = io.StringIO()
-    Console(file=screen, width=120).print(status.screen(status.judge(state)))
+    Console(file=screen, width=120).print(status.screen(judgement.judge(state)))
     return screen.getvalue()
 
 
@@ -65,25 +66,25 @@ def healthy():
 
 
 def test_the_answers_of_a_node_are_taken_apart():
-    text = subprocess.run(["sh", "-c", status.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program", "d": "printf x"})],
+    text = subprocess.run(["sh", "-c", questions.script({"a": "echo 1; echo 2", "b": "false", "c": "no-such-program", "d": "printf x"})],
                           capture_output=True, text=True, check=False).stdout  # fmt: skip
-    assert status.answers(text) == ({"a": "1\n2", "b": "", "c": "", "d": "x"}, ["b", "c"])
+    assert questions.answers(text) == ({"a": "1\n2", "b": "", "c": "", "d": "x"}, ["b", "c"])
 
 
 def test_addresses_clock_and_dhcp_are_read():
-    assert status.addresses(ADDRESSES) == {"127.0.0.1", "10.77.0.11", "10.77.0.5"}
-    assert status.clock_offset(TRACKING) == pytest.approx(-0.000123)
-    assert status.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "7F7F0101,")) == pytest.approx(-0.000123)
-    assert status.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "00000000,")) is None
-    assert status.clock_offset(TRACKING.replace("Normal", "Not synchronised")) is None
-    assert status.clock_offset("") is None
-    assert status.ha_state(answer("partner-down")) == "partner-down"
-    assert status.ha_state("") is None
-    assert status.ha_state('{"result": 1}') is None
+    assert readings.addresses(ADDRESSES) == {"127.0.0.1", "10.77.0.11", "10.77.0.5"}
+    assert readings.clock_offset(TRACKING) == pytest.approx(-0.000123)
+    assert readings.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "7F7F0101,")) == pytest.approx(-0.000123)
+    assert readings.clock_offset(TRACKING.replace("0A4D000B,10.77.0.11", "00000000,")) is None
+    assert readings.clock_offset(TRACKING.replace("Normal", "Not synchronised")) is None
+    assert readings.clock_offset("") is None
+    assert readings.ha_state(answer("partner-down")) == "partner-down"
+    assert readings.ha_state("") is None
+    assert readings.ha_state('{"result": 1}') is None
 
 
 def test_all_is_well(healthy):
-    state = status.judge(healthy)
+    state = judgement.judge(healthy)
     assert (state["healthy"], state["problems"], state["vip_holders"]) == (True, [], ["alpha"])
 
 
@@ -174,7 +175,7 @@ def test_all_is_well(healthy):
 def test_each_fault_is_named_and_alone(healthy, change, words):
     broken = copy.deepcopy(healthy)
     change(broken)
-    state = status.judge(broken)
+    state = judgement.judge(broken)
     assert state["problems"] == [words]
     assert not state["healthy"]
     screen = io.StringIO()
@@ -193,22 +194,22 @@ def herd(healthy):
 
 def test_the_nodes_of_k3s_are_read():
     text = "gamma v1.34.3+k3s1 True\ndelta v1.34.2+k3s1 Unknown\nnew v1.34.3+k3s1 \n"
-    assert status.k3s_nodes(text) == {
+    assert readings.k3s_nodes(text) == {
         "gamma": {"version": "v1.34.3+k3s1", "ready": True},
         "delta": {"version": "v1.34.2+k3s1", "ready": False},
         "new": {"version": "v1.34.3+k3s1", "ready": False},
     }
-    assert status.k3s_nodes("") == {}
-    assert status.k3s_nodes("down") is None
+    assert readings.k3s_nodes("") == {}
+    assert readings.k3s_nodes("down") is None
 
 
 def test_the_nodes_of_k3s_are_shown_when_there_are_any(herd, healthy):
     lines = [line for line in shown(herd).splitlines() if "v1.34.3+k3s1" in line]
     assert ["gamma" in lines[0], "server" in lines[0], "delta" in lines[1], "agent" in lines[1]] == [True] * 4
-    assert status.judge(herd)["healthy"]
+    assert judgement.judge(herd)["healthy"]
     herd["nodes"]["gamma"]["k3s"] = {}
     assert "k3s" not in shown(herd)
-    assert status.judge(herd)["healthy"]
+    assert judgement.judge(herd)["healthy"]
 
 
 @pytest.mark.parametrize(
@@ -222,19 +223,19 @@ def test_the_nodes_of_k3s_are_shown_when_there_are_any(herd, healthy):
 )
 def test_each_fault_of_k3s_is_named_and_alone(herd, change, words):
     change(herd)
-    (problem,) = status.judge(herd)["problems"]
+    (problem,) = judgement.judge(herd)["problems"]
     assert problem.endswith(words)
     assert words in shown(herd)
 
 
 def test_the_age_of_the_last_backup_is_told(healthy):
     assert "last backup: lab-x, 60 min ago" in shown(healthy)
-    assert status.judge(healthy)["last_backup"]["age"] == pytest.approx(3600, abs=5)
+    assert judgement.judge(healthy)["last_backup"]["age"] == pytest.approx(3600, abs=5)
 
 
 def test_no_backup_yet_is_a_note_and_no_fault(healthy):
     healthy["nodes"]["psi"]["backup"] = None
-    assert status.judge(healthy)["healthy"]
+    assert judgement.judge(healthy)["healthy"]
     assert "last backup: never: ./bootstrap backup.create" in shown(healthy)
 
 
@@ -255,17 +256,17 @@ def trusting(healthy):
         return {"path": path, "first": now - days / 2 * DAY + 60, "last": now + days / 2 * DAY + 60}
 
     for name, one in healthy["nodes"].items():
-        one["trust"] = {"certificates": [lasting(HOST, 60)], "revoked": {status.KRL: "a1"}}
+        one["trust"] = {"certificates": [lasting(HOST, 60)], "revoked": {queries.KRL: "a1"}}
         if name in ("alpha", "beta"):
             one["trust"]["certificates"].append(lasting(KEA, 90))
     authority = healthy["nodes"]["psi"]["trust"]
-    authority["revoked"][status.AUTHORITY_KRL] = "a1"
+    authority["revoked"][queries.AUTHORITY_KRL] = "a1"
     authority["certificates"] += [lasting(INTERMEDIATE, 730), lasting(ROOT, 3650)]
     return healthy
 
 
-HOST, _MPI = status.SSH_CERTIFICATES
-KEA, _ARA, INTERMEDIATE, ROOT = status.TLS_CERTIFICATES
+HOST, _MPI = queries.SSH_CERTIFICATES
+KEA, _ARA, INTERMEDIATE, ROOT = queries.TLS_CERTIFICATES
 
 
 def ending(state, name, path, days):
@@ -274,10 +275,10 @@ def ending(state, name, path, days):
 
 
 def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
-    assert status.judge(trusting)["problems"] == []
+    assert judgement.judge(trusting)["problems"] == []
     ending(trusting, "gamma", HOST, 29)
     ending(trusting, "psi", INTERMEDIATE, 364)
-    assert status.judge(trusting)["problems"] == []
+    assert judgement.judge(trusting)["problems"] == []
 
 
 @pytest.mark.parametrize(
@@ -292,22 +293,22 @@ def test_certificates_that_are_renewed_in_time_are_no_news(trusting):
         ),
         (lambda s: ending(s, "psi", ROOT, 170), "the TLS root of psi ends in 170 days, and was not renewed: ./bootstrap ca.rotate"),
         (
-            lambda s: s["nodes"]["gamma"]["trust"]["revoked"].update({status.KRL: "b2"}),
+            lambda s: s["nodes"]["gamma"]["trust"]["revoked"].update({queries.KRL: "b2"}),
             "gamma does not know what the authority has revoked: ./bootstrap ca.renew",
         ),
     ],
 )
 def test_what_ends_soon_and_who_does_not_know_what_is_revoked_is_told_alone(trusting, change, words):
     change(trusting)
-    assert status.judge(trusting)["problems"] == [words]
+    assert judgement.judge(trusting)["problems"] == [words]
     assert words in " ".join(shown(trusting).split())
 
 
 def test_without_the_authority_the_nodes_are_compared_with_each_other(trusting):
     del trusting["nodes"]["psi"]["trust"]
-    assert status.judge(trusting)["problems"] == []
-    trusting["nodes"]["gamma"]["trust"]["revoked"][status.KRL] = "b2"
-    assert status.judge(trusting)["problems"] == ["the nodes do not agree on what is revoked, and the authority does not answer"]
+    assert judgement.judge(trusting)["problems"] == []
+    trusting["nodes"]["gamma"]["trust"]["revoked"][queries.KRL] = "b2"
+    assert judgement.judge(trusting)["problems"] == ["the nodes do not agree on what is revoked, and the authority does not answer"]
 
 
 def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
@@ -315,7 +316,7 @@ def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
     (tmp_path / "sudo").write_text('#!/bin/sh\nshift\nexec "$@"\n')
     (tmp_path / "sudo").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    for path in (HOST, KEA, status.KRL):
+    for path in (HOST, KEA, queries.KRL):
         (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
     host = tmp_path / HOST[1:].removesuffix("-cert.pub")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(host)], check=True)
@@ -325,16 +326,16 @@ def test_the_question_reads_real_certificates(tmp_path, monkeypatch):
         make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"]
         chain += subprocess.run([*make, "-days", days, "-keyout", "/dev/null"], capture_output=True, check=True).stdout
     (tmp_path / KEA[1:]).write_bytes(chain)
-    (tmp_path / status.KRL[1:]).write_text("list")
-    question = status.script({"addresses": "true", "trust": status.TRUST_ASK})
+    (tmp_path / queries.KRL[1:]).write_text("list")
+    question = questions.script({"addresses": "true", "trust": queries.TRUST_ASK})
     for folder in ("/etc/", "/home/", "/var/"):
         question = question.replace(f" {folder}", f" {tmp_path}{folder}")
     text = subprocess.run(["sh", "-s"], input=question, capture_output=True, text=True, check=False).stdout
-    found = status.trust(status.answers(text)[0]["trust"].replace(str(tmp_path), ""))
+    found = readings.trust(questions.answers(text)[0]["trust"].replace(str(tmp_path), ""))
     ends = {one["path"]: round((one["last"] - time.time()) / 3600) for one in found["certificates"]}
     assert ends == {HOST: 48, KEA: 480}
-    assert found["revoked"] == {status.KRL: hashlib.sha256(b"list").hexdigest()}
-    assert status.trust("no answer\nfile\nValid: forever\nNot Before:x") == {"certificates": [], "revoked": {}}
+    assert found["revoked"] == {queries.KRL: hashlib.sha256(b"list").hexdigest()}
+    assert readings.trust("no answer\nfile\nValid: forever\nNot Before:x") == {"certificates": [], "revoked": {}}
 
 
 class Nodes:
@@ -361,21 +362,21 @@ GARBAGE = ["", "\x00\xff", "-", "nan nan nan", "[" * 5000, "{}", "{{ lookup('pip
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_no_answer_of_a_node_is_a_traceback(monkeypatch, garbage):
     for name in ("alpha", "psi"):
-        told = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in status.DHCP_QUESTIONS | status.BACKUP_QUESTIONS)
+        told = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in queries.DHCP_QUESTIONS | queries.BACKUP_QUESTIONS)
         monkeypatch.setattr(status, "output", lambda command, told=told, **_options: subprocess.CompletedProcess(command, 0, told, ""))
         found = status.ask_node(Nodes, name)
         assert found["up"]
         state = {"cluster": "lab", "vip": "10.77.0.5", "lanservices": [], "serials": {}, "last_run": None,
                  "nodes": {name: {"type": "compute", "address": "10.77.0.11", **found}}}  # fmt: skip
-        assert not status.judge(state)["healthy"]
+        assert not judgement.judge(state)["healthy"]
 
 
 def test_disks_are_read_by_their_bytes_and_by_their_files():
     text = "Mounted on Use% IUse%\n/           30%     4%\n/srv/with space 2% 99%\n/boot/firmware 12%     -\n"
-    assert status.disks(text) == {"/": 30, "/srv/with space": 99, "/boot/firmware": 12}
-    assert status.disks("") == {}
-    real = subprocess.run(["sh", "-c", status.DISKS_ASK], capture_output=True, text=True, check=False).stdout
-    assert status.disks(real)
+    assert readings.disks(text) == {"/": 30, "/srv/with space": 99, "/boot/firmware": 12}
+    assert readings.disks("") == {}
+    real = subprocess.run(["sh", "-c", queries.DISKS_ASK], capture_output=True, text=True, check=False).stdout
+    assert readings.disks(real)
 
 
 def test_the_tasks_of_the_deployer_are_read(tmp_path):
@@ -385,8 +386,8 @@ def test_the_tasks_of_the_deployer_are_read(tmp_path):
     for name in ("backup", "certificates"):
         (folder / f"cluster-{name}.timer").touch()
     (stamps / "backup").touch()
-    question = status.TASKS_ASK.replace("/etc/systemd/system", str(folder)).replace(status.TASKS, str(stamps))
-    found = status.tasks(subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True).stdout)
+    question = queries.TASKS_ASK.replace("/etc/systemd/system", str(folder)).replace(queries.TASKS, str(stamps))
+    found = readings.tasks(subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True).stdout)
     assert set(found) == {"backup", "certificates"}
     assert found["backup"]["good"] == pytest.approx(time.time(), abs=60)
     assert found["certificates"]["good"] is None

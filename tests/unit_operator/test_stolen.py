@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from beowulf import ca, deploy, drill, lock
+from beowulf import drill, lock, playbook
 from beowulf.cluster import Cluster
+from beowulf.pki import certificates, database, revocation
 from beowulf.process import ROOT
 
 PAGE = ROOT / "docs/security.md"
@@ -21,25 +22,25 @@ DRILL = re.compile(r"`drill ([a-z0-9-]+)`")
 @pytest.mark.parametrize(
     ("node", "which", "rolled"),
     [
-        ("beta", "", ["tsig", "--limit=all:!beta"]),
-        ("beta", "old", ["tsig"]),
+        ("beta", "", ["tsig_renew", "--limit=all:!beta"]),
+        ("beta", "old", ["tsig_renew"]),
         # In no rack file any more: it may have been a LAN server.
-        ("eta", "", ["tsig"]),
+        ("eta", "", ["tsig_renew"]),
         ("gamma", "", None),
     ],
 )
 def test_the_other_lan_servers_get_new_keys_for_names_when_one_is_revoked(monkeypatch, node, which, rolled):
     ran = []
     cluster = SimpleNamespace(rack=SimpleNamespace(nodes={"beta": 1, "gamma": 1}), group={"dhcp": ["alpha", "beta"]}.__getitem__)
-    monkeypatch.setattr(ca, "refresh", lambda *_: None)
-    monkeypatch.setattr(ca, "revocation", lambda *_: ["key: ssh-ed25519 AAAA"])
-    monkeypatch.setattr(ca, "issued", lambda *_: [])
+    monkeypatch.setattr(certificates, "refresh", lambda *_: None)
+    monkeypatch.setattr(revocation, "revocation", lambda *_: ["key: ssh-ed25519 AAAA"])
+    monkeypatch.setattr(database, "issued", lambda *_: [])
     monkeypatch.setattr(lock, "changing", lambda *_: contextlib.nullcontext())
-    monkeypatch.setattr(deploy, "playbook", lambda _cluster, *names, options=(): [*names, *options])
-    monkeypatch.setattr(deploy, "run_playbooks", lambda command, *_, **__: ran.append(command) or (0, {}))
-    monkeypatch.setattr(deploy, "conclude", lambda *_: None)
-    ca.revoke(cluster, node, which)
-    assert ran[0][0] == "revoke"
+    monkeypatch.setattr(playbook, "command", lambda _cluster, *names, options=(): [*names, *options])
+    monkeypatch.setattr(playbook, "run", lambda command, *_, **__: ran.append(command) or (0, {}))
+    monkeypatch.setattr(playbook, "conclude", lambda *_: None)
+    revocation.revoke(cluster, node, which)
+    assert ran[0][0] == "ca_revoke"
     assert ran[1:] == ([rolled] if rolled else [])
 
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from beowulf import deploy
+from beowulf import playbook
 from beowulf.process import ROOT, environment, tool
 
 PLAY = """
@@ -46,7 +46,7 @@ def fill(tmp_path):
             "ansible_python_interpreter": tool("python"), "ansible_become": False, "__tftp_folder": str(tmp_path / "served"),
             "tftp_cluster": "lab", "tftp_content_dir": str(tmp_path / "from"), "tftp_serials": ["1a2b3c4d"],
         }  # fmt: skip
-        env = environment(**deploy.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
+        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
                           ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(ROOT / "roles"))  # fmt: skip
         command = [
             "unshare",

@@ -96,14 +96,20 @@ def run(tmp_path, authority):
         known = {
             "tls_host": "authority", "tls_authority_folder": str(authority), "tls_revoked_file": str(authority / "revoked"),
             "tls_passphrase": WORD, "tls_crl_url": "http://ara.lab.internal/intermediate.crl",
-            "tls_group": str(os.getgid()), "ansible_facts": {"packages": {"python3-cryptography": []}},
+            "tls_group": str(os.getgid()),
         }  # fmt: skip
         (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": known}}))
         (tmp_path / "play.yml").write_text(PLAY)
+        # Nothing is installed here: the package is said to be there.
+        known = tmp_path / "bin" / "dpkg-query"
+        known.parent.mkdir(exist_ok=True)
+        known.write_text("#!/bin/sh\necho installed python3-cryptography\n")
+        known.chmod(0o755)
         env = environment(
             ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory",
             ANSIBLE_INVENTORY_ENABLED="yaml", ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json",
         )  # fmt: skip
+        env["PATH"] = f"{known.parent}:{env['PATH']}"
         result = output([tool("ansible-playbook"), "-i", str(tmp_path / "hosts.json"), str(tmp_path / "play.yml"), *options], env=env,
                         timeout=240)  # fmt: skip
         return result.returncode, json.loads(result.stdout[result.stdout.index("{") :])

@@ -16,7 +16,7 @@ TAIL = 25
 HINTS = (
     (
         r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED|No .* host key is known",
-        "the node's host key is not the known one; of a card that was flashed anew: its line of known_hosts, as README tells it",
+        "the node's host key is not the known one; for a reinstalled board, replace its line in known_hosts (docs/boards.md)",
     ),
     (
         r"Permission denied \(|Too many authentication failures",

@@ -167,7 +167,7 @@ def test_many_hosts_are_not_all_listed():
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ("Host key verification failed.", "its line of known_hosts"),
+        ("Host key verification failed.", "its line in known_hosts"),
         ("admin@x: Permission denied (publickey).", "does not accept the key"),
         ("ssh: connect to host x port 22: No route to host", "is the node on"),
         ("E: Could not get lock /var/lib/dpkg/lock-frontend", "another package manager"),

@@ -1,4 +1,4 @@
-"""What is done without a worker comes out as Ansible's own strategy has it."""
+"""What is done without a worker, or in a thread, comes out as Ansible's own strategy has it."""
 
 from __future__ import annotations
 
@@ -66,13 +66,39 @@ PLAY = """
         - ansible.builtin.command: echo {{ mine }}
     - ansible.builtin.command: echo {{ mine }} {{ last }}
       register: said
+    # In a worker of its own, after threads and before them.
+    - ansible.builtin.command: echo {{ mine }} in time
+      timeout: 30
+    - ansible.builtin.command: echo {{ mine }} again
+    - ansible.builtin.command: echo {{ mine }} alone
+      throttle: 1
+    - ansible.builtin.command: echo {{ mine }} beside
+      async: 30
+      poll: 1
+      register: beside
+      # The number of the job is another each time.
+      no_log: true
+    - ansible.builtin.command: echo {{ mine }}{{ beside.stdout }}
+    - ansible.builtin.command: sleep 20
+      timeout: 1
+      ignore_errors: true
+    - ansible.builtin.copy: {content: "{{ mine }} {{ range(9000) | join }}", dest: "{{ playbook_dir }}/{{ mine }}"}
+    - ansible.builtin.template: {src: "{{ playbook_dir }}/{{ mine }}", dest: "{{ playbook_dir }}/{{ mine }}.out"}
+    - ansible.builtin.command: not-there {{ mine }}
+      ignore_errors: true
+    - ansible.builtin.command: test -e {{ playbook_dir }}/{{ mine }}.{{ item }}
+      loop: [out, none]
+      register: looped
+      failed_when: looped.rc > 1
+    - ansible.builtin.command: echo {{ mine }}
+      delegate_to: b
     - ansible.builtin.assert: {that: said.stdout == mine ~ ' 2', fail_msg: "{{ undefined_until_it_fails | default('x') }}"}
     - ansible.builtin.assert: {that: nothing_of_that_name}
       when: mine == 'b'
     - ansible.builtin.assert: {that: mine == 'a', fail_msg: "only a is left, and not {{ mine }}"}
     - ansible.builtin.set_stats: {data: {notes: ["{{ mine }}"]}, aggregate: true}
 """
-LOST = ("start", "end", "delta", "duration", "invocation", "cmd", "exception", "discovered_interpreter_python", "warnings")
+LOST = ("start", "end", "delta", "duration", "invocation", "cmd", "exception", "src", "discovered_interpreter_python", "warnings")
 """What differs from run to run."""
 
 
@@ -84,6 +110,9 @@ def play(tmp_path):
     tools = Path(sys.executable).parent
 
     def run(strategy):
+        for host in "ab":
+            for name in (host, f"{host}.out"):
+                (tmp_path / name).unlink(missing_ok=True)
         env = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_STRATEGY": strategy,
                "ANSIBLE_COLLECTIONS_PATH": f"{COLLECTIONS}:{COLLECTIONS.parent}/.ansible/collections", "ANSIBLE_SHOW_CUSTOM_STATS": "true",
                "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_DEPRECATION_WARNINGS": "false"}  # fmt: skip
@@ -109,8 +138,9 @@ def plain(value):
 def test_all_comes_out_as_with_a_worker_for_each_task(play):
     code, results, stats, custom = play("beowulf.cluster.mitogen_linear")
     expected = play("linear")
-    assert code == 2
-    assert stats["a"]["failures"] == 0
+    failed = [one for one in results["a"] if one.get("failed")]
+    assert code == 2, failed
+    assert stats["a"]["failures"] == 0, failed[-1]
     assert stats["b"]["failures"] == 1
     assert custom == {"notes": ["a"]}
     for host in "ab":

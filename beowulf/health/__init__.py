@@ -1,0 +1,1 @@
+"""The health of a cluster, as its nodes tell it."""

@@ -1,0 +1,1 @@
+"""The certificate authority, from the operator's side."""
