@@ -17,6 +17,7 @@ description:
     controller more than the task itself. So tasks run in threads of this process, which share one connection to the multiplexer.
   - What an assertion, a fact or a condition needs is in the memory of the controller already. Tasks that ask no host, and those whose
     condition is false or whose loop is empty, are done without a thread.
+  - For the same reason a template or a condition is compiled once in a run, and not for each host that renders it.
   - A process of its own is left to tasks with C(async), C(throttle) or C(timeout), which need Ansible's own worker or a signal.
 requirements:
   - mitogen
@@ -38,6 +39,8 @@ from ansible.errors import AnsibleError
 from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins import loader as plugin_loader
+
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import template_cache
 
 if TYPE_CHECKING:
     from ansible.executor.play_iterator import PlayIterator
@@ -106,6 +109,7 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         # The collector writes to every object that it looks at, and a forked process copies each page that it writes to.
         gc.collect()
         gc.freeze()
+        template_cache.install()
         self._free = threading.BoundedSemaphore(len(self._workers))
         try:
             return super().run(iterator, play_context, result)
