@@ -122,6 +122,23 @@ def drill(
     drills.drills(find(cluster), name, repeat=repeat, quick=quick, as_json=json)
 
 
+@task(
+    help=CLUSTER
+    | {
+        "only": "deploy (a deploy that changes nothing, in several ways), rack (reading racks of 10 to 10,000 nodes), or both with a comma",
+        "repeat": "how often each deploy; the fastest counts",
+        "json": "print the figures as JSON",
+    },
+)
+@plainly
+def bench(c: Context, cluster: str = DEFAULT, only: str = "", repeat: int = 1, json: bool = False) -> None:
+    """Measure what deploys and racks cost this controller, as ratios; the deploys are real, and change nothing."""
+    from beowulf import bench as benchmark
+
+    found = benchmark.bench(find(cluster), only=only, repeat=repeat)
+    print(dump(found) if json else "\n".join(["", *benchmark.lines(found)]))
+
+
 @task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
 @plainly
 def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool = False) -> None:
@@ -565,6 +582,7 @@ ns = Collection(
     verify,
     status,
     drill,
+    bench,
     lynis,
     build,
     group("mpi", default=mpi, run=mpi, check=mpi_check),

@@ -24,6 +24,7 @@ requirements:
 """
 
 import copy
+import functools
 import gc
 import os
 import threading
@@ -43,6 +44,9 @@ from ansible.plugins import loader as plugin_loader
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import template_cache
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from ansible.executor.play_iterator import PlayIterator
     from ansible.inventory.host import Host
     from ansible.playbook.play_context import PlayContext
@@ -55,6 +59,20 @@ def with_prefixes(*names: str) -> frozenset[str]:
     """Return all names that Ansible has for its own actions."""
     return frozenset(f"{prefix}{name}" for prefix in ("", "ansible.builtin.", "ansible.legacy.") for name in names)
 
+
+def one_after_the_other(load: Callable[..., ModuleType]) -> Callable[..., ModuleType]:
+    """Return a loader of plugins that lets one thread load at a time: Ansible's own shows the others a module that is half loaded."""
+    lock = threading.RLock()
+
+    @functools.wraps(load)
+    def wrapper(*args: Any, **options: Any) -> ModuleType:
+        with lock:
+            return load(*args, **options)
+
+    return wrapper
+
+
+plugin_loader.PluginLoader._load_module_source = one_after_the_other(plugin_loader.PluginLoader._load_module_source)
 
 HERE = with_prefixes("assert", "debug", "fail", "set_fact", "set_stats", "validate_argument_spec")
 """Actions that connect to no host and wait for nothing."""
