@@ -105,7 +105,10 @@ def rack_of(size: int) -> dict[str, Any]:
 
 
 def racks() -> dict[str, Any]:
-    """Measure how long Ansible takes to read a rack file, and the same nodes as its own YAML inventory: {nodes: {"rack", "yaml": seconds}}."""
+    """Measure how long Ansible takes to read a rack file, and the same nodes as its own YAML inventory.
+
+    Returns {number of nodes: {"rack", "yaml": seconds}}.
+    """
     measured = {}
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
         for size in SIZES:
