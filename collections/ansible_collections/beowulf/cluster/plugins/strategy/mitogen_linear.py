@@ -23,6 +23,7 @@ requirements:
   - mitogen
 """
 
+import contextlib
 import copy
 import functools
 import gc
@@ -130,9 +131,13 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         template_cache.install()
         self._free = threading.BoundedSemaphore(len(self._workers))
         try:
-            return super().run(iterator, play_context, result)
-        finally:
+            ended = super().run(iterator, play_context, result)
             self._wait_for_threads()
+        except BaseException:
+            # Whatever the threads wait for, who has interrupted a run does not; they end with their connection, or with this process.
+            self._disconnect()
+            raise
+        return ended
 
     def _get_worker_model(self) -> SharedModel:
         """Return the model that all plays of a run share."""
@@ -178,7 +183,9 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
             self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields=task.dump_attrs()))
         except BaseException as error:  # noqa: BLE001  # whatever it is, the strategy waits for a result
             result = _error_utils.result_dict_from_exception(error)
-            self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields={}))
+            # In a run that was interrupted, nobody listens any more.
+            with contextlib.suppress(OSError, ValueError):
+                self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields={}))
 
     def _wait_for_threads(self) -> None:
         """Wait until no thread is at a task, and close their connection: what a thread holds at a fork, the worker never gets."""
@@ -186,6 +193,11 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
             self._free.acquire()
         for _ in self._workers:
             self._free.release()
+        self._disconnect()
+
+    @staticmethod
+    def _disconnect() -> None:
+        """Close the connection to the multiplexer, if there is one."""
         if StrategyModule._model:
             StrategyModule._model.disconnect()
 
