@@ -83,20 +83,20 @@ def deploys(cluster: Cluster, repeat: int) -> dict[str, Any]:
 
 
 def rack_of(size: int) -> dict[str, Any]:
-    """Return a rack with so many compute nodes, beside those that every rack has."""
+    """Return a rack of so many nodes: those that every rack has, and compute nodes."""
     nodes = {
         name: {"type": kind, "address": f"10.64.0.{number}", "mac": f"02:00:00:00:00:{number:02x}"}
         for number, (name, kind) in enumerate(
             [("omega", "router"), ("psi", "deployer"), ("alpha", "lanservices"), ("beta", "lanservices")], start=1
         )
     }
-    for number in range(size):
+    for number in range(size - len(nodes)):
         high, low = divmod(number, 250)
         nodes[f"node-{number}"] = {
             "type": "compute", "address": f"10.64.{high + 1}.{low + 1}", "mac": f"02:00:01:{high >> 8:02x}:{high & 255:02x}:{low:02x}",
         }  # fmt: skip
     network = {
-        "subnet": "10.64.0.0/16", "gateway": "10.64.0.1", "vip": "10.64.0.5", "pool": "10.64.200.1-10.64.200.200",
+        "subnet": "10.64.0.0/16", "gateway": "10.64.0.1", "vip": "10.64.0.5", "pool": "10.64.128.1-10.64.191.254",
         "forwarders": ["192.0.2.53"], "ntp": ["0.debian.pool.ntp.org"],
     }  # fmt: skip
     return {"plugin": "beowulf.cluster.rack", "cluster": "bench", "domain": "bench.internal", "network": network, "nodes": nodes}
