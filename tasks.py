@@ -122,6 +122,23 @@ def drill(
     drills.drills(find(cluster), name, repeat=repeat, quick=quick, as_json=json)
 
 
+@task(
+    help=CLUSTER
+    | {
+        "only": "deploy (a deploy that changes nothing, in several ways), rack (reading racks of 10 to 10,000 nodes), or both with a comma",
+        "repeat": "how often each deploy; the fastest counts",
+        "json": "print the figures as JSON",
+    },
+)
+@plainly
+def bench(c: Context, cluster: str = DEFAULT, only: str = "", repeat: int = 1, json: bool = False) -> None:
+    """Measure what deploys and racks cost this controller, as ratios; the deploys are real, and change nothing."""
+    from beowulf import bench as benchmark
+
+    found = benchmark.bench(find(cluster), only=only, repeat=repeat)
+    print(dump(found) if json else "\n".join(["", *benchmark.lines(found)]))
+
+
 @task(help=CLUSTER | {"json": "for machines", "watch": "look again every 5 seconds, until Ctrl-C"})
 @plainly
 def status(c: Context, cluster: str = DEFAULT, json: bool = False, watch: bool = False) -> None:
@@ -160,7 +177,7 @@ HANDED_ON = "; what follows -- is for"
     help=CLUSTER
     | {
         "file": "a Python program (.py), a C source (.c) or a binary" + HANDED_ON + " the program",
-        "n": "number of ranks (default: all slots of the herd)",
+        "n": "number of ranks (default: all slots of the compute nodes)",
         "per_node": "ranks on each node (default: its slots)",
         "fetch": "a folder to copy to what the program leaves in its own",
         "folder": "a folder with the program that is copied as a whole, up to 100 MB (default: what the program imports or includes)",
@@ -169,20 +186,20 @@ HANDED_ON = "; what follows -- is for"
 )
 @plainly
 def mpi(c: Context, file: str, n: int = 0, per_node: int = 0, fetch: str = "", folder: str = "", cluster: str = DEFAULT) -> None:
-    """Run a parallel program on the herd."""
-    from beowulf import herd
+    """Run a parallel program on the compute nodes."""
+    from beowulf import compute
 
-    if code := herd.mpi(find(cluster), file, n, per_node, shlex.split(c.remainder), fetch, folder):
+    if code := compute.mpi(find(cluster), file, n, per_node, shlex.split(c.remainder), fetch, folder):
         raise Exit(code=code)
 
 
 @task(help=CLUSTER | {"json": "for machines"})
 @plainly
 def mpi_check(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
-    """Measure every node of the herd and the way between every two: find the bad cable and the slow board."""
-    from beowulf import herd
+    """Measure every compute node and the way between every two: find the bad cable and the slow board."""
+    from beowulf import compute
 
-    herd.check(find(cluster), json)
+    compute.check(find(cluster), json)
 
 
 @task(
@@ -200,7 +217,7 @@ def mpi_check(c: Context, cluster: str = DEFAULT, json: bool = False) -> None:
 def build(  # one parameter for each option
     c: Context, dir: str, pump: bool = False, fetch: str = "", git: bool = False, objects: bool = False, cluster: str = DEFAULT
 ) -> None:
-    """Compile a C or C++ tree with the herd."""
+    """Compile a C or C++ tree with the compute nodes."""
     from beowulf.build import build as compile_tree
 
     compile_tree(find(cluster), dir, pump, fetch, shlex.split(c.remainder), git, objects)
@@ -565,6 +582,7 @@ ns = Collection(
     verify,
     status,
     drill,
+    bench,
     lynis,
     build,
     group("mpi", default=mpi, run=mpi, check=mpi_check),

@@ -1,4 +1,4 @@
-"""Compile a tree with the herd, and say of each object where it was made."""
+"""Compile a tree with the compute nodes, and say of each object where it was made."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from beowulf.cluster import Cluster
+from beowulf.compute import ask, ask_all, attended, slots
 from beowulf.errors import Failure, Refusal
-from beowulf.herd import ask, ask_all, attended, slots
 from beowulf.process import run
 
 # What says how the objects of two compilers fit together, as the role distcc has it.
@@ -57,7 +57,7 @@ def tree_of(folder: str) -> Path:
         raise Refusal(f"There is no folder {folder}.")
     if not any((tree / name).is_file() for name in (*MAKEFILES, "configure")):
         meant = " It has a CMakeLists.txt, but the nodes have no cmake." if (tree / "CMakeLists.txt").is_file() else ""
-        raise Refusal(f"{folder} has neither a Makefile nor a configure script; nothing else can be built on the herd.{meant}")
+        raise Refusal(f"{folder} has neither a Makefile nor a configure script; nothing else can be built on the compute nodes.{meant}")
     if not shutil.which("rsync"):
         raise Refusal("rsync is not installed.")
     return tree
@@ -100,7 +100,7 @@ def same_compilers(answers: Mapping[str, str | Failure]) -> list[str]:
     """Return the nodes that can be used; fail if they do not all have the same compilers, or if there are none."""
     alive = {node: compiler(answer) for node, answer in answers.items() if isinstance(answer, str)}
     if not alive:
-        raise Failure("No node of the herd can compile:\n" + "\n".join(str(answer) for answer in answers.values()))
+        raise Failure("No compute node can compile:\n" + "\n".join(str(answer) for answer in answers.values()))
     usual, _count = Counter(alive.values()).most_common(1)[0]
     odd = [f"  {node}: {found}" for node, found in alive.items() if found != usual]
     if odd:
@@ -170,7 +170,7 @@ def place_of(tree: Path) -> str:
 def build(  # one parameter for each option of the task
     cluster: Cluster, folder: str, pump: bool = False, fetch: str = "", words: Sequence[str] = (), git: bool = False, objects: bool = False
 ) -> None:
-    """Compile a tree with all nodes of the herd, on the first one that is there; copy the tree back to `fetch`, if that is given.
+    """Compile a tree with all compute nodes, on the first one that is there; copy the tree back to `fetch`, if that is given.
 
     Its history and the objects in it are copied there if `git` and `objects` say so.
     """
@@ -178,8 +178,8 @@ def build(  # one parameter for each option of the task
     if fetch and not Path(fetch).is_dir():
         raise Refusal(f"--fetch {fetch}: there is no such folder.")
     said, options = left_out(tree, git, objects)
-    herd = slots(cluster, "distcc")
-    answers = ask_all(cluster, herd, COMPILER)
+    members = slots(cluster, "distcc")
+    answers = ask_all(cluster, members, COMPILER)
     alive = same_compilers(answers)
     for answer in answers.values():
         if isinstance(answer, Failure):
@@ -191,12 +191,12 @@ def build(  # one parameter for each option of the task
             ask(cluster, client, 'command -v "$1" >/dev/null || { echo "$2"; exit 1; }', program, missing)
     for line in said:
         print(line, flush=True)
-    addresses = {node: str(cluster.rack.nodes[node].address) for node in herd}
+    addresses = {node: str(cluster.rack.nodes[node].address) for node in members}
     hosts = servers(ask(cluster, client, "cat /etc/distcc/hosts"), addresses, alive, pump)
     place = place_of(tree)
     base = ask(cluster, client, 'mkdir -p "$HOME/$2/$1" && cd "$HOME/$2" && pwd', place, PLACES)
     copy(cluster, client, f"{tree}/", f":{base}/{place}/", "--delete", *options)
-    jobs = 2 * sum(herd[node] for node in alive)
+    jobs = 2 * sum(members[node] for node in alive)
     log = f"{base}/{place}.log"
     print(f"build {tree.name}: make -j{jobs} on {client}, {len(alive)} nodes, {base}/{place}", flush=True)
     command = ["bash", "-c", BUILD, "bash", "yes" if pump else "no", log, hosts, f"-j{jobs}", *words]

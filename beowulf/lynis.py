@@ -93,7 +93,7 @@ DECIDED = {
     "SSH-7408:AllowTcpForwarding": "the router is the way to the nodes behind it; back to the client nothing is forwarded",
     "SSH-7408:MaxSessions": "the controller does its work over one connection",
     "SSH-7408:Port": "another port hides nothing",
-    "TOOL-5190": "the herd has no second reader for its logs",
+    "TOOL-5190": "the cluster has no second reader for its logs",
     "USB-1000": "a USB key takes a copy of the backups",
     "USB-3000": "whoever plugs a key in stands at the board",
 }

@@ -159,14 +159,14 @@ def screen(state: Mapping[str, Any]) -> Any:
     zones = Table("zone", *state["lanservices"])
     for zone, servers in state["serials"].items():
         zones.add_row(zone, *(str(servers[name] or "down") for name in state["lanservices"]))
-    herd = Table("k3s node", "part", "state", "version")
+    members = Table("k3s node", "part", "state", "version")
     for name, node in state.get("k3s", {}).items():
         ready = Text("ready", style="green") if node["ready"] else Text("not ready", style="bold red")
-        herd.add_row(Text(name), state["k3s_members"].get(name, "not in the rack"), ready, Text(node["version"]))
+        members.add_row(Text(name), state["k3s_members"].get(name, "not in the rack"), ready, Text(node["version"]))
     run = state["last_run"]
     last = f"last run: {run['playbook']} {run['status']}, {run['started'][:19]}, {run['url']}" if run else "last run: none recorded"
     # Nothing is said of a deployer that is down.
     kept = state.get("last_backup", "unknown")
     saved = f"{kept['archive']}, {backup.ago(kept['age'])}" if isinstance(kept, dict) else kept or "never: ./bootstrap backup.create"
     problems = [Text(f"! {problem}", style="red") for problem in state["problems"]] or [Text("healthy", style="bold green")]
-    return Group(nodes, zones, *([herd] if herd.row_count else []), Text(last), Text(f"last backup: {saved}"), *problems)
+    return Group(nodes, zones, *([members] if members.row_count else []), Text(last), Text(f"last backup: {saved}"), *problems)

@@ -123,7 +123,7 @@ except OSError:
 
 @drill("30, shared folder")
 def take_dead_address(lab: Lab):
-    """A node of the herd is off, and a machine that is none of it takes its address: the herd lets it in nowhere"""
+    """A compute node is off, and a machine that is none of it takes its address: the compute nodes let it in nowhere"""
     server, victim, mate = mates(lab)
     thief = lab.pair[0]
     address, unit = lab.address[victim], "drill-listen"

@@ -334,9 +334,9 @@ def rotate_authority(lab: Lab):
         yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
     yield from (*figures, *after)
     yield Figure("nodes that the other controller does not reach in the end", unreached(lab), 0, unit="")
-    herd = len(lab.cluster.group("mpi"))
-    ranks = lab.run(lab.client, f"sudo -iu mpi mpiexec -ppn 1 -n {herd} hostname | sort -u | wc -l")
-    yield Figure("nodes of the herd without a rank", herd - int(ranks), 0, unit="")
+    members = len(lab.cluster.group("mpi"))
+    ranks = lab.run(lab.client, f"sudo -iu mpi mpiexec -ppn 1 -n {members} hostname | sort -u | wc -l")
+    yield Figure("compute nodes without a rank", members - int(ranks), 0, unit="")
 
 
 @drill("24, TLS")

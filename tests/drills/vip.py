@@ -113,27 +113,27 @@ def believed(lab: Lab, node: str) -> str:
 def split(lab: Lab):
     """The LAN falls into two halves, a LAN server in each; each half is served, and afterwards all agree who holds the address"""
     first, second = lab.pair
-    herd = [name for name, node in lab.cluster.rack.nodes.items() if node.type == "compute"]
-    left, right = herd[::2], herd[1::2]
+    members = [name for name, node in lab.cluster.rack.nodes.items() if node.type == "compute"]
+    left, right = members[::2], members[1::2]
     # Of a question that was lost, and asked again, dig writes a line, too.
     question = f"dig +time=1 +tries=3 +short @{lab.vip} {lab.client}.{lab.domain} | tail -n 1"
     with contextlib.ExitStack() as broken, lab.watching(lab.looks_up()) as watch:
         broken.enter_context(lab.cut(first, second, *right))
         broken.enter_context(lab.cut(second, *left))
         lab.until(lambda: len(lab.holders()) == 2, 10, "each half has a holder")
-        unserved = [node for node in herd if lab.run(node, question, check=False) != lab.address[lab.client]]
+        unserved = [node for node in members if lab.run(node, question, check=False) != lab.address[lab.client]]
         broken.close()
         healed = lab.until(lambda: len(lab.holders()) == 1, 30, "one holder")
         began = time.monotonic()
         # All at once, and each as soon as it is answered: one after the other, the waiting of one would be counted for the next.
         again = f"timeout 30 sh -c 'until timeout 0.25 {question} | grep -q .; do :; done'"
-        with ThreadPoolExecutor(len(herd)) as clients:
-            list(clients.map(lambda node: lab.run(node, again), herd))
+        with ThreadPoolExecutor(len(members)) as clients:
+            list(clients.map(lambda node: lab.run(node, again), members))
         agreed = time.monotonic() - began
         mac = str(lab.cluster.rack.nodes[lab.holder()].mac).lower()
-        wrong = [node for node in herd if believed(lab, node) != mac]
+        wrong = [node for node in members if believed(lab, node) != mac]
         time.sleep(2)
-    yield Figure("nodes of the herd that nobody served", len(unserved), 0, unit="")
+    yield Figure("compute nodes that nobody served", len(unserved), 0, unit="")
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
     yield Figure("one holder again after", healed, 3, loose=True)
     yield Figure("everyone reaches it after", agreed, 3, loose=True)

@@ -45,3 +45,13 @@ def test_the_index_has_every_guide():
 def test_the_first_page_is_short():
     """It is for the first ten minutes; everything else is a guide."""
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_documents_name_the_plugins_that_there_are():
+    """And the collection's own page names all of them."""
+    collection = ROOT / "collections/ansible_collections/beowulf/cluster"
+    kinds = ("inventory", "cache", "callback", "lookup", "filter", "modules", "strategy")
+    there = {path.stem for kind in kinds for path in (collection / "plugins" / kind).glob("[a-z]*.*") if path.suffix in (".py", ".yml")}
+    named = {document: set(re.findall(r"`beowulf\.cluster\.(\w+)`", document.read_text(encoding="utf-8"))) for document in DOCUMENTS}
+    assert {str(document): names - there for document, names in named.items() if names - there} == {}
+    assert there - named[collection / "README.md"] == set()

@@ -65,8 +65,8 @@ def chosen(request: pytest.FixtureRequest, hostvars: dict[str, dict[str, Any]]) 
 @pytest.fixture(scope="session")
 def client(nodes: Callable[[str], list[str]], chosen: set[str], node: Callable[[str], Host]) -> Host:
     """A connection to a node that only uses the LAN: the first compute node, if possible of those that take part."""
-    herd = nodes("compute")
-    return node(next((name for name in herd if name in chosen), herd[0]))
+    compute = nodes("compute")
+    return node(next((name for name in compute if name in chosen), compute[0]))
 
 
 @pytest.fixture

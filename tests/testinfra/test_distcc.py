@@ -1,4 +1,4 @@
-"""The herd compiles: what comes back is what the client would have made, and nothing but compilers can be run."""
+"""The compute nodes compile: what comes back is what the client would have made, and nothing but compilers can be run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CLIENT = (Path(__file__).resolve().parents[1] / "distcc_job.py").read_text(encod
 PORT = 3632
 
 
-def herd(host):
+def members(host):
     return host.ansible.get_variables()["rack_distcc_hosts"]
 
 
 def neighbours(host):
     own = host.ansible.get_variables()["rack_address"]
-    return [node for node in herd(host) if node["address"] != own]
+    return [node for node in members(host) if node["address"] != own]
 
 
 def at(host, node):
@@ -102,12 +102,12 @@ def test_a_build_in_a_login_shell_is_shared_and_remembered(host, project):
     result = build(host, folder, "env DISTCC_FALLBACK=0 gcc -O2 -c %")
     assert result.rc == 0, result.stderr
     first = objects(host, folder)
-    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES
+    assert sum(len(jobs(at(host, node), mark)) for node in members(host)) == FILES
 
     result = build(host, folder, "env DISTCC_FALLBACK=0 gcc -O2 -c %")
     assert result.rc == 0, result.stderr
     assert objects(host, folder) == first
-    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES, "compiled again instead of from the cache"
+    assert sum(len(jobs(at(host, node), mark)) for node in members(host)) == FILES, "compiled again instead of from the cache"
 
 
 @pytest.mark.parametrize("who", ["root", "nobody"])
@@ -128,7 +128,7 @@ def test_every_name_of_a_compiler_is_shared(host, project, name):
     folder, mark = project
     result = build(host, folder, f"env DISTCC_FALLBACK=0 {name} -O2 -x c -c %")
     assert result.rc == 0, result.stderr
-    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == FILES
+    assert sum(len(jobs(at(host, node), mark)) for node in members(host)) == FILES
 
 
 def test_what_is_for_this_processor_stays_on_this_node(host, project):
@@ -136,11 +136,11 @@ def test_what_is_for_this_processor_stays_on_this_node(host, project):
     result = build(host, folder, f"env HERD_LOG={folder}/log gcc -O2 -mtune=native -c %")
     assert result.rc == 0, result.stderr
     assert host.check_output("sort -u %s/log", folder) == "home\t1\t-mtune=native, the processor of this node"
-    assert sum(len(jobs(at(host, node), mark)) for node in herd(host)) == 0
+    assert sum(len(jobs(at(host, node), mark)) for node in members(host)) == 0
 
 
 def test_every_node_takes_jobs(host):
-    for node in herd(host):
+    for node in members(host):
         assert ask(host, "gcc", server=node["address"]) == "object", node
 
 
@@ -181,7 +181,7 @@ def test_a_compiler_is_the_one_of_the_node_whatever_its_path(host, program):
         "-mtune=native",
     ],
 )
-def test_an_option_that_is_not_known_to_be_harmless_is_refused_to_the_herd_itself(host, words):
+def test_an_option_that_is_not_known_to_be_harmless_is_refused_to_compute_nodes_themselves(host, words):
     for node in (host, *(at(host, node) for node in neighbours(host)[:1])):
         own = host.ansible.get_variables()["rack_address"]
         assert ask(node, "gcc", "-O2", source=node.ansible.get_variables()["rack_address"], server=own) == "object"
@@ -200,7 +200,7 @@ def test_a_compiler_that_was_tricked_finds_no_other_program_and_can_make_none(ho
     assert host.run(f"{inside} 'for name in /srv/* /home/* /root/*; do ! test -e $name || exit 3; done'").rc == 0
 
 
-def test_a_node_that_is_not_of_the_herd_is_refused(host, rack, chosen):
+def test_a_node_that_is_no_compute_node_is_refused(host, rack, chosen):
     own = host.ansible.get_variables()["rack_address"]
     for other in (rack["rack_deployer"], *(server for server in rack["rack_lanservices"] if server["name"] in chosen)):
         assert ask(at(host, other), "gcc", server=own, source=other["address"]) == "nothing", other["name"]
@@ -223,9 +223,9 @@ def test_only_the_lan_address_listens(host):
     assert [line.split()[3] for line in listening] == [f"{own}:{PORT}"]
 
 
-def test_compilers_of_the_herd_are_the_same(host):
+def test_compilers_of_the_compute_nodes_are_the_same(host):
     question = "gcc -dumpmachine && gcc -dumpfullversion && gcc -Q --help=target | grep -- -march="
-    compilers = {node["name"]: at(host, node).check_output(question) for node in herd(host)}
+    compilers = {node["name"]: at(host, node).check_output(question) for node in members(host)}
     assert len(set(compilers.values())) == 1, compilers
 
 

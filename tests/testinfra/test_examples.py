@@ -1,4 +1,4 @@
-"""The herd computes what the examples are for, on all of its nodes, and every two nodes exchange messages."""
+"""The compute nodes compute what the examples are for, on all of them, and every two nodes exchange messages."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def as_user(host, command):
 
 
 @pytest.fixture(scope="module")
-def herd(hostvars):
+def members(hostvars):
     """Names of the nodes on which ranks are to run."""
     return [node["name"] for node in next(iter(hostvars.values()))["rack_mpi_hosts"]]
 
 
 @pytest.fixture(scope="module")
-def folder(herd, node):
+def folder(members, node):
     """The same folder on each node, with the examples compiled and the check beside them."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
@@ -52,20 +52,20 @@ def folder(herd, node):
         archive.add(ROOT / "beowulf" / "mpi_check.py", "mpi_check.py")
     encoded = base64.b64encode(packed.getvalue()).decode()
     assert len(encoded) < LIMIT
-    place = as_user(node(herd[0]), "mktemp -d /tmp/test_examples.XXXXXX").strip()
+    place = as_user(node(members[0]), "mktemp -d /tmp/test_examples.XXXXXX").strip()
     try:
-        for name in herd:
+        for name in members:
             as_user(node(name), f"mkdir -p {place} && echo {encoded} | base64 -d | tar -xz -C {place}")
-        as_user(node(herd[0]), f"mpiexec -ppn 1 -n {len(herd)} make --silent --directory {place} primes factor wordcount")
+        as_user(node(members[0]), f"mpiexec -ppn 1 -n {len(members)} make --silent --directory {place} primes factor wordcount")
         yield place
     finally:
-        as_user(node(herd[0]), f"mpiexec -ppn 1 -n {len(herd)} rm -rf {place}")
+        as_user(node(members[0]), f"mpiexec -ppn 1 -n {len(members)} rm -rf {place}")
 
 
 @pytest.fixture(scope="module")
-def launch(herd, node, folder):
+def launch(members, node, folder):
     """Run a program in the folder with one rank on each node."""
-    return lambda command: as_user(node(herd[0]), f"cd {folder} && mpiexec -ppn 1 -n {len(herd)} {command}")
+    return lambda command: as_user(node(members[0]), f"cd {folder} && mpiexec -ppn 1 -n {len(members)} {command}")
 
 
 def result(output):
@@ -73,25 +73,25 @@ def result(output):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_node_has_a_part_in_the_right_answer(program, herd, launch):
+def test_every_node_has_a_part_in_the_right_answer(program, members, launch):
     size, known = PROGRAMS[program]
     answers = set()
     for form in ("cluster", "efficient"):
         output = launch(f"{program} {form} {size}")
         answers.add(result(output))
-        table = [line.split() for line in output.splitlines()[2 : 2 + len(herd)]]
-        assert sorted((row[0], row[1]) for row in table) == sorted((node, "1") for node in herd)
-        assert f"{form}: {len(herd)} ranks" in output
+        table = [line.split() for line in output.splitlines()[2 : 2 + len(members)]]
+        assert sorted((row[0], row[1]) for row in table) == sorted((node, "1") for node in members)
+        assert f"{form}: {len(members)} ranks" in output
     assert len(answers) == 1
     assert answers.pop().startswith(known)
 
 
-def test_every_two_nodes_exchange_messages(herd, launch):
+def test_every_two_nodes_exchange_messages(members, launch):
     found = json.loads(launch("python3 -m mpi4py mpi_check.py"))
-    assert sorted(found["nodes"]) == sorted(herd)
-    pairs = {frozenset(pair) for pair in itertools.combinations(herd, 2)}
+    assert sorted(found["nodes"]) == sorted(members)
+    pairs = {frozenset(pair) for pair in itertools.combinations(members, 2)}
     for key in ("latency_us", "bandwidth_mb_s"):
         assert {frozenset(pair.split()) for pair in found[key]} == pairs
         assert all(value > 0 for value in found[key].values()), found
-    assert set(found["gflops"]) == set(herd)
+    assert set(found["gflops"]) == set(members)
     assert found["allreduce"]["right"]

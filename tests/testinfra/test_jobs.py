@@ -1,4 +1,4 @@
-"""What one node of the herd writes into the shared folder is there for all the others, for nobody else, and locks hold between nodes."""
+"""What one compute node writes into the shared folder is there for all the others, for nobody else, and locks hold between nodes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ print(json.dumps(answers))
 
 
 def as_user(host, command, limit=30):
-    """Standard output of a command of the user of the herd's programs, or a failed test: nobody waits for a server that is not there."""
+    """Standard output of a command of the user that programs run as, or a failed test: nobody waits for a server that is not there."""
     result = host.run(f"timeout {limit} sudo -u mpi sh -c {shlex.quote(command)}")
     assert result.rc == 0, result.stderr + result.stdout
     return result.stdout.strip()
@@ -183,7 +183,7 @@ def together(hosts, program, path, kind):
 
 @pytest.fixture
 def server_alone(host, rack):
-    """Once for the herd."""
+    """Once for the compute nodes."""
     if rack["rack_jobs_server"]["name"] != host.backend.host:
         pytest.skip("not the server")
 
@@ -240,7 +240,7 @@ def test_a_node_of_another_type_is_not_let_in(host, rack, node, nodes, chosen, p
         assert python(node(name), ask) == {str(port): "silent" for port in PORTS}, name
 
 
-def test_a_node_of_the_herd_is_let_in(host, rack, python):
+def test_a_compute_node_is_let_in(host, rack, python):
     """Else the test of the strangers would pass where nobody serves."""
     answers = python(host, KNOCK.format(ports=PORTS, address=rack["rack_jobs_server"]["address"]))
     assert "open" in answers.values(), json.dumps(answers)

@@ -1,4 +1,4 @@
-"""Parallel programs see each other on all the nodes of the herd, whichever node starts them."""
+"""Parallel programs see each other on all compute nodes, whichever node starts them."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ CONNECTED, LISTENS = "01", "0A"
 SSH = 22
 
 
-def herd(host):
+def members(host):
     """Names of the nodes on which ranks are to run."""
     return [node["name"] for node in host.ansible.get_variables()["rack_mpi_hosts"]]
 
@@ -132,8 +132,8 @@ def as_user(host, command):
 
 
 def launch(host, command):
-    """Run one rank on each node of the herd."""
-    return as_user(host, f"mpiexec -ppn 1 -n {len(herd(host))} {command}")
+    """Run one rank on each compute node."""
+    return as_user(host, f"mpiexec -ppn 1 -n {len(members(host))} {command}")
 
 
 def encoded(source):
@@ -141,12 +141,12 @@ def encoded(source):
 
 
 def launch_python(host, program):
-    """Run a Python program as one rank on each node of the herd; return what it prints as JSON."""
+    """Run a Python program as one rank on each compute node; return what it prints as JSON."""
     return json.loads(launch(host, f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(program)}\"))'"))
 
 
 def test_python_ranks_compute_together_on_every_node(host):
-    nodes = herd(host)
+    nodes = members(host)
     answer = launch_python(host, PYTHON_PROGRAM)
     assert answer["size"] == len(nodes)
     assert sorted(answer["names"]) == sorted(nodes)
@@ -155,7 +155,7 @@ def test_python_ranks_compute_together_on_every_node(host):
 
 
 def test_c_ranks_compute_together_on_every_node(host):
-    nodes = herd(host)
+    nodes = members(host)
     program = f"/tmp/test_mpi.{host.backend.get_pytest_id().rpartition('/')[2]}"
     compiler = f"echo {encoded(C_PROGRAM)} | base64 -d | mpicc -x c -o {program} -"
     try:
@@ -175,7 +175,7 @@ def test_ranks_fill_the_slots_of_a_node_before_the_next(host):
 
 def test_a_command_over_ssh_needs_no_login_shell(host):
     """What a person types as ``ssh node mpiexec …`` reads no profile."""
-    nodes = herd(host)
+    nodes = members(host)
     peer = next(node for node in nodes if node != host.check_output("hostname"))
     names = as_user(host, f"ssh {peer} mpiexec -ppn 1 -n {len(nodes)} hostname").split()
     assert sorted(names) == sorted(nodes)
@@ -201,7 +201,7 @@ def test_strided_files_in_the_shared_folder_are_right(host, nodes):
     if host.backend.host not in nodes("jobs"):
         pytest.skip("no shared folder")
     path = f"/srv/jobs/test-{uuid.uuid4().hex}"
-    ranks = 2 * len(herd(host))
+    ranks = 2 * len(members(host))
     program = f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(STRIDED_PROGRAM)}\"))' {path}"
     try:
         assert json.loads(as_user(host, f"mpiexec -ppn 2 -n {ranks} {program}")) == []
@@ -222,7 +222,7 @@ def ports(host):
 
 
 def test_a_job_keeps_to_the_ports_that_are_open_for_it(host):
-    nodes, (first, last) = herd(host), ports(host)
+    nodes, (first, last) = members(host), ports(host)
     ours = range(first, last + 1)
     sockets = launch_python(host, PORTS_PROGRAM)
     assert sorted(sockets) == sorted(nodes)
@@ -235,11 +235,11 @@ def test_a_job_keeps_to_the_ports_that_are_open_for_it(host):
         assert len(nodes) == 1 or connected, f"{node} is connected to nobody"
 
 
-def test_no_other_port_is_open_to_the_herd(host, node, knock):
+def test_no_other_port_is_open_to_the_compute_nodes(host, node, knock):
     rack = host.ansible.get_variables()
-    peer = next((name for name in herd(host) if name != rack["rack_name"]), None)
+    peer = next((name for name in members(host) if name != rack["rack_name"]), None)
     if peer is None:
-        pytest.skip("the herd is one node")
+        pytest.skip("there is one compute node")
     first, last = ports(host)
     found = {port: knock(node(peer), rack["rack_address"], port) for port in (first - 1, first, last, last + 1)}
     assert [port for port, answer in found.items() if answer == "silent"] == [first - 1, last + 1], found

@@ -1,4 +1,4 @@
-"""What `build` works out, says and refuses, without a herd."""
+"""What `build` works out, says and refuses, without compute nodes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_object_has_a_row_and_those_made_at_home_a_reason():
     assert len({len(line) for line in lines}) == 1, "the figures stand below each other"
 
 
-def test_a_table_of_a_healthy_herd_has_no_more_than_the_nodes_and_the_zeros_that_count():
+def test_a_table_of_healthy_compute_nodes_has_no_more_than_the_nodes_and_the_zeros_that_count():
     lines = build.made_table("10.77.0.21\t1\tx\n", ["gamma", "delta"], ADDRESSES, 1)
     assert rows(lines) == {"gamma": 1, "delta": 0, "gamma, as a last resort": 0, "from the cache": 0}
 
@@ -153,7 +153,7 @@ def test_the_node_with_another_compiler_is_named(difference):
     assert "gamma:" not in str(raised.value)
 
 
-def test_a_herd_that_is_off_cannot_compile():
+def test_compute_nodes_that_are_off_cannot_compile():
     with pytest.raises(Failure, match="gamma: no route"):
         build.same_compilers({"gamma": Failure("gamma: no route")})
 

@@ -1,4 +1,4 @@
-"""The role distcc: what stands for the compilers lets nothing harmful through, and the compilers of the herd are compared."""
+"""The role distcc: what stands for the compilers lets nothing harmful through, and the compilers of the compute nodes are compared."""
 
 from __future__ import annotations
 

@@ -275,12 +275,12 @@ def test_the_table_of_a_build_is_read_as_it_is_printed():
     client = "a-name-that-is-long"
     table = build.made_table(log, [client, "delta"], {client: "10.77.0.21", "delta": "10.77.0.22"}, 22)
     shown = "\n".join(["gcc -c objects", *table, ""])
-    assert drill_module("herd").made(shown) == {client: 0, "delta": 12, f"{client}, as a last resort": 3, "from the cache": 7}
+    assert drill_module("compute").made(shown) == {client: 0, "delta": 12, f"{client}, as a last resort": 3, "from the cache": 7}
 
 
 @pytest.mark.parametrize(("program", "right"), [("print('is it?', flush=True); print('it is', flush=True)", True), ("print('no')", False)])
 def test_a_drill_waits_until_a_task_says_something_and_not_for_ever(program, right):
-    said = drill_module("herd").said
+    said = drill_module("compute").said
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         if right:
             said(child, "it is", 20)
@@ -293,7 +293,7 @@ def test_a_drill_does_not_wait_for_a_silent_task():
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.PIPE, text=True) as child:
         began = time.monotonic()
         with pytest.raises(Failure, match="did not say"):
-            drill_module("herd").said(child, "it is", 1)
+            drill_module("compute").said(child, "it is", 1)
         assert time.monotonic() - began < 10
 
 
@@ -307,7 +307,7 @@ def test_sources_are_asked_for_where_the_node_has_its_packages_from(tmp_path, ki
     program = tmp_path / "apt-get"
     program.write_text("#!/bin/sh\ncat parts/* >p_1.orig.tar.xz; touch p_1.orig.tar.xz.asc\n")
     program.chmod(0o755)
-    script = drill_module("herd").SOURCES.replace("/etc/apt", str(etc))
+    script = drill_module("compute").SOURCES.replace("/etc/apt", str(etc))
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run(["sh", "-c", f"set -- p{script}"], capture_output=True, text=True, check=True, env=env)
     shown = base64.b64decode(result.stdout).decode()

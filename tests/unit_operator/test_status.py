@@ -184,7 +184,7 @@ def test_each_fault_is_named_and_alone(healthy, change, words):
 
 
 @pytest.fixture
-def herd(healthy):
+def members(healthy):
     """The same with k3s: gamma serves, delta is an agent."""
     known = {name: {"version": "v1.34.3+k3s1", "ready": True} for name in ("gamma", "delta")}
     healthy["nodes"]["gamma"]["k3s"] = known
@@ -203,13 +203,13 @@ def test_the_nodes_of_k3s_are_read():
     assert readings.k3s_nodes("down") is None
 
 
-def test_the_nodes_of_k3s_are_shown_when_there_are_any(herd, healthy):
-    lines = [line for line in shown(herd).splitlines() if "v1.34.3+k3s1" in line]
+def test_the_nodes_of_k3s_are_shown_when_there_are_any(members, healthy):
+    lines = [line for line in shown(members).splitlines() if "v1.34.3+k3s1" in line]
     assert ["gamma" in lines[0], "server" in lines[0], "delta" in lines[1], "agent" in lines[1]] == [True] * 4
-    assert judgement.judge(herd)["healthy"]
-    herd["nodes"]["gamma"]["k3s"] = {}
-    assert "k3s" not in shown(herd)
-    assert judgement.judge(herd)["healthy"]
+    assert judgement.judge(members)["healthy"]
+    members["nodes"]["gamma"]["k3s"] = {}
+    assert "k3s" not in shown(members)
+    assert judgement.judge(members)["healthy"]
 
 
 @pytest.mark.parametrize(
@@ -221,11 +221,11 @@ def test_the_nodes_of_k3s_are_shown_when_there_are_any(herd, healthy):
         (lambda s: s["nodes"]["gamma"]["k3s"]["delta"].update(version="v1.33.7+k3s1"), "different versions: v1.33.7+k3s1, v1.34.3+k3s1"),
     ],
 )
-def test_each_fault_of_k3s_is_named_and_alone(herd, change, words):
-    change(herd)
-    (problem,) = judgement.judge(herd)["problems"]
+def test_each_fault_of_k3s_is_named_and_alone(members, change, words):
+    change(members)
+    (problem,) = judgement.judge(members)["problems"]
     assert problem.endswith(words)
-    assert words in shown(herd)
+    assert words in shown(members)
 
 
 def test_the_age_of_the_last_backup_is_told(healthy):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import lookup_loader
+from ansible.template import generate_ansible_template_vars, trust_as_template
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import run_notes
 
@@ -117,6 +117,10 @@ class ActionModule(ActionBase):
         executable = os.access(source, os.X_OK)
         if kind == "source":
             return source.read_bytes(), executable
-        lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-        (text,) = lookup.run([str(source)], variables=task_vars, template_vars=said.get("vars") or {})
-        return text.encode(), executable
+        # As the action and the lookup named template do, which copies all variables of the host for each file, deep.
+        about = generate_ansible_template_vars(path=str(source), fullpath=str(source), dest_path=path)
+        templar = self._templar.copy_with_new_env(
+            searchpath=[str(role / "templates"), str(source.parent)], available_variables=about | task_vars | (said.get("vars") or {})
+        )
+        text = templar.template(trust_as_template(self._loader.get_text_file_contents(str(source))), escape_backslashes=False)
+        return ("" if text is None else str(text)).encode(), executable

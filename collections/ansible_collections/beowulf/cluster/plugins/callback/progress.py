@@ -80,6 +80,7 @@ class CallbackModule(CallbackBase):
         self._watch: threading.Thread | None = None
         self._done = threading.Event()
         self._tasks: dict[str, Task] = {}
+        self._ran = 0
         self._plays = 0
         self._play = 0
         self._heading = ""
@@ -179,6 +180,7 @@ class CallbackModule(CallbackBase):
                 continue
             del self._tasks[uuid]
             if any(task.states.get(state) for state in ("unreachable", "failed", "ignored", "changed", "ok")):
+                self._ran += 1
                 self._head()
                 stamp = say.clock(time.monotonic() - self._began)
                 self._print(f"{stamp:>6}    {task.name}: {say.outcome(task.states)}", task.color())
@@ -300,6 +302,7 @@ class CallbackModule(CallbackBase):
         if path := self.get_option("summary"):
             summary = {
                 "seconds": round(time.monotonic() - self._began, 1),
+                "tasks": self._ran,
                 "hosts": hosts,
                 "failures": self._failures,
                 "changes": self._changes,

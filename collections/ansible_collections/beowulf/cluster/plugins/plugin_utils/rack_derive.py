@@ -86,8 +86,8 @@ def _assign(rack: Rack) -> Roles:
 
 def _jobs_server(rack: Rack) -> str | None:
     """The node that holds /srv/jobs: the one that the file names, else the first that it says nothing of; None where nobody shares."""
-    herd = {name: node.jobs for name, node in rack.nodes.items() if node.type == "compute"}
-    return next((name for part in ("server", None) for name, own in herd.items() if own == part), None)
+    members = {name: node.jobs for name, node in rack.nodes.items() if node.type == "compute"}
+    return next((name for part in ("server", None) for name, own in members.items() if own == part), None)
 
 
 def _host_vars(rack: Rack, roles: Roles, name: str, node: Node) -> dict[str, Any]:

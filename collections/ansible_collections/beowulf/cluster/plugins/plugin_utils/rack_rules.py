@@ -413,8 +413,8 @@ def _check_k3s(report: Report, nodes: dict[str, Node]) -> None:
 
 def _check_jobs(report: Report, nodes: dict[str, Node]) -> None:
     """One node holds the folder that the others share; the first that may do it, unless the file says which."""
-    herd = [name for name, node in nodes.items() if node.type == "compute"]
-    written = {name: nodes[name].jobs for name in herd if "jobs" in report.source.data["nodes"][name]}
+    members = [name for name, node in nodes.items() if node.type == "compute"]
+    written = {name: nodes[name].jobs for name in members if "jobs" in report.source.data["nodes"][name]}
     if None in written.values() or not report.clean(*(("nodes", name, "jobs") for name in written)):
         return
     servers = [name for name, part in written.items() if part == "server"]
@@ -422,7 +422,7 @@ def _check_jobs(report: Report, nodes: dict[str, Node]) -> None:
     if len(servers) > 1:
         rule = f"makes {len(servers)} servers ({', '.join(servers[:9])}) of one shared folder"
         report.add(("nodes", servers[-1], "jobs"), rule, "keep one of them, and remove `jobs` from the others", value="server")
-    elif clients and not servers and len(written) == len(herd):
+    elif clients and not servers and len(written) == len(members):
         rule = "leaves the shared folder without a server: no compute node is it, or may become it"
         report.add(("nodes", clients[0], "jobs"), rule, "write server", value="client")
 

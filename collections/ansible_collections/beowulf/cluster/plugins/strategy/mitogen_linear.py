@@ -17,12 +17,15 @@ description:
     controller more than the task itself. So tasks run in threads of this process, which share one connection to the multiplexer.
   - What an assertion, a fact or a condition needs is in the memory of the controller already. Tasks that ask no host, and those whose
     condition is false or whose loop is empty, are done without a thread.
+  - For the same reason a template or a condition is compiled once in a run, and not for each host that renders it.
   - A process of its own is left to tasks with C(async), C(throttle) or C(timeout), which need Ansible's own worker or a signal.
 requirements:
   - mitogen
 """
 
+import contextlib
 import copy
+import functools
 import gc
 import os
 import threading
@@ -39,7 +42,12 @@ from ansible.executor.task_executor import TaskExecutor
 from ansible.executor.task_result import _RawTaskResult
 from ansible.plugins import loader as plugin_loader
 
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import template_cache
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from ansible.executor.play_iterator import PlayIterator
     from ansible.inventory.host import Host
     from ansible.playbook.play_context import PlayContext
@@ -52,6 +60,20 @@ def with_prefixes(*names: str) -> frozenset[str]:
     """Return all names that Ansible has for its own actions."""
     return frozenset(f"{prefix}{name}" for prefix in ("", "ansible.builtin.", "ansible.legacy.") for name in names)
 
+
+def one_after_the_other(load: Callable[..., ModuleType]) -> Callable[..., ModuleType]:
+    """Return a loader of plugins that lets one thread load at a time: Ansible's own shows the others a module that is half loaded."""
+    lock = threading.RLock()
+
+    @functools.wraps(load)
+    def wrapper(*args: Any, **options: Any) -> ModuleType:
+        with lock:
+            return load(*args, **options)
+
+    return wrapper
+
+
+plugin_loader.PluginLoader._load_module_source = one_after_the_other(plugin_loader.PluginLoader._load_module_source)
 
 HERE = with_prefixes("assert", "debug", "fail", "set_fact", "set_stats", "validate_argument_spec")
 """Actions that connect to no host and wait for nothing."""
@@ -106,11 +128,16 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
         # The collector writes to every object that it looks at, and a forked process copies each page that it writes to.
         gc.collect()
         gc.freeze()
+        template_cache.install()
         self._free = threading.BoundedSemaphore(len(self._workers))
         try:
-            return super().run(iterator, play_context, result)
-        finally:
+            ended = super().run(iterator, play_context, result)
             self._wait_for_threads()
+        except BaseException:
+            # Whatever the threads wait for, who has interrupted a run does not; they end with their connection, or with this process.
+            self._disconnect()
+            raise
+        return ended
 
     def _get_worker_model(self) -> SharedModel:
         """Return the model that all plays of a run share."""
@@ -156,7 +183,9 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
             self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields=task.dump_attrs()))
         except BaseException as error:  # noqa: BLE001  # whatever it is, the strategy waits for a result
             result = _error_utils.result_dict_from_exception(error)
-            self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields={}))
+            # In a run that was interrupted, nobody listens any more.
+            with contextlib.suppress(OSError, ValueError):
+                self._final_q.send_task_result(_RawTaskResult(host=host, task=task, return_data=result, task_fields={}))
 
     def _wait_for_threads(self) -> None:
         """Wait until no thread is at a task, and close their connection: what a thread holds at a fork, the worker never gets."""
@@ -164,6 +193,11 @@ class StrategyModule(ansible_mitogen.strategy.StrategyMixin, ansible_mitogen.loa
             self._free.acquire()
         for _ in self._workers:
             self._free.release()
+        self._disconnect()
+
+    @staticmethod
+    def _disconnect() -> None:
+        """Close the connection to the multiplexer, if there is one."""
         if StrategyModule._model:
             StrategyModule._model.disconnect()
 

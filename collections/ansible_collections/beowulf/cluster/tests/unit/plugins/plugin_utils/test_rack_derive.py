@@ -40,7 +40,7 @@ def test_good_racks_are_accepted_and_are_plain_data(path: Path) -> None:
 
 
 def test_the_example_mixes_no_compilers() -> None:
-    """An ARMv6 board makes objects of 32 bits, and distcc refuses such a herd; the others run a system of 64 bits."""
+    """An ARMv6 board makes objects of 32 bits, and distcc refuses such compute nodes; the others run a system of 64 bits."""
     inventory = derive(load_rack(ROOT / "inventory/example.rack.yml"))
     boards = {inventory.hosts[name]["rack_board"] for name in inventory.groups["distcc"]}
     assert boards
@@ -54,14 +54,14 @@ def test_everything_is_set_in_the_rack_that_sets_everything(racks: Path) -> None
 
 
 def test_groups_of_the_lab(lab: Inventory) -> None:
-    pair, herd = ["alpha", "beta"], ["gamma", "delta", "epsilon", "zeta"]
+    pair, members = ["alpha", "beta"], ["gamma", "delta", "epsilon", "zeta"]
     assert {name: hosts for name, hosts in lab.groups.items() if hosts} == {
         **{name: ["omega"] for name in ("router", "nat", "bootstrap")},
         **{name: ["psi"] for name in ("deployer", "apt_cache", "ca", "redis", "ara", "controller", "backup")},
         **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd", "backup_copy"), pair),
         "dns_primary": ["alpha"],
         "dns_secondary": ["beta"],
-        **dict.fromkeys(("compute", "distcc", "mpi", "jobs"), herd),
+        **dict.fromkeys(("compute", "distcc", "mpi", "jobs"), members),
         "jobs_server": ["gamma"],
         "k3s_server": ["gamma"],
         "k3s_agent": ["delta", "epsilon", "zeta"],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,29 @@ def test_all_comes_out_as_with_a_worker_for_each_task(play):
         for one, other in zip(results[host], expected[1][host], strict=True):
             assert one == other
     assert (code, stats, custom) == (expected[0], *expected[2:])
+
+
+def test_a_run_that_is_interrupted_ends_at_once(tmp_path):
+    """Whatever its threads wait for."""
+    (tmp_path / "ansible.cfg").write_text("")
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  tasks:\n    - ansible.builtin.command: touch {{ playbook_dir }}/{{ inventory_hostname }}\n"
+        "    - ansible.builtin.command: sleep 90\n    - ansible.builtin.command: touch {{ playbook_dir }}/too-far\n"
+    )
+    env = {**os.environ, "ANSIBLE_STRATEGY": "beowulf.cluster.mitogen_linear", "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"),
+           "ANSIBLE_COLLECTIONS_PATH": f"{COLLECTIONS}:{COLLECTIONS.parent}/.ansible/collections"}  # fmt: skip
+    variables = json.dumps({"ansible_connection": "local", "ansible_python_interpreter": sys.executable})
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "a,b", str(tmp_path / "play.yml"), f"--extra-vars={variables}"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        end = time.monotonic() + 60
+        while not all((tmp_path / name).exists() for name in "ab"):
+            assert time.monotonic() < end, "it did not begin"
+            time.sleep(0.1)
+        time.sleep(2)
+        began = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        said, _ = child.communicate(timeout=60)
+    assert time.monotonic() - began < 20, said
+    assert child.returncode == 99, said  # as Ansible ends then
+    assert "Traceback" not in said
+    assert not (tmp_path / "too-far").exists()

@@ -1,4 +1,4 @@
-"""The herd at work: run a parallel program, measure the nodes and the cables between them."""
+"""The compute nodes at work: run a parallel program, measure the nodes and the cables between them."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ COMPILE = ("mpicc", "-O2", "-ffp-contract=off")
 def slots(cluster: Cluster, function: str) -> dict[str, int]:
     """Return how many processes each node of a function (mpi, distcc) takes, in the order of the rack; refuse a rack without any."""
     found = cluster.derived
-    herd = {name: found.hosts[name]["rack_slots"] for name in found.groups[function]}
-    if not herd:
+    members = {name: found.hosts[name]["rack_slots"] for name in found.groups[function]}
+    if not members:
         raise Refusal(f"The cluster {cluster.name} has no node for {function}.")
-    return herd
+    return members
 
 
 def remote(cluster: Cluster, node: str, script: str, *words: str, user: str = "") -> list[str]:
@@ -200,20 +200,20 @@ def pools(path: Path) -> bool:
     return "MPIPoolExecutor" in named and "MPICommExecutor" not in named
 
 
-def places(herd: Mapping[str, int], ranks: int, per_node: int = 0) -> tuple[int, list[str]]:
+def places(members: Mapping[str, int], ranks: int, per_node: int = 0) -> tuple[int, list[str]]:
     """Return how many ranks there will be and on which nodes, as mpiexec deals them out; refuse more than there is room for.
 
     Nodes are filled in order, with their slots or with `per_node` ranks each. No number of ranks: as many as there is room for.
     """
     if ranks < 0 or per_node < 0:
         raise Refusal("A number of ranks is 1 or more.")
-    room = {node: min(own, per_node) if per_node else own for node, own in herd.items()}
-    if per_node > min(herd.values()):
-        small = min(herd, key=lambda node: herd[node])
-        raise Refusal(f"--per-node {per_node}: {small} has only {herd[small]} slots.")
+    room = {node: min(own, per_node) if per_node else own for node, own in members.items()}
+    if per_node > min(members.values()):
+        small = min(members, key=lambda node: members[node])
+        raise Refusal(f"--per-node {per_node}: {small} has only {members[small]} slots.")
     total = sum(room.values())
     if ranks > total:
-        raise Refusal(f"-n {ranks}: the herd has {total} slots ({', '.join(f'{node} {own}' for node, own in room.items())}).")
+        raise Refusal(f"-n {ranks}: the compute nodes have {total} slots ({', '.join(f'{node} {own}' for node, own in room.items())}).")
     nodes: list[str] = []
     free = ranks = ranks or total
     for node, own in room.items():
@@ -270,7 +270,7 @@ def command_for(cluster: Cluster, node: str, folder: str, name: str, path: Path)
 def mpi(
     cluster: Cluster, file: str, ranks: int = 0, per_node: int = 0, words: Sequence[str] = (), fetch: str = "", folder: str = ""
 ) -> int:
-    """Run a program on the herd, with the rack's hostfile, and return its exit code.
+    """Run a program on the compute nodes, with the rack's hostfile, and return its exit code.
 
     It takes along what it imports or includes from its own folder, or all of `folder`, in which it is. What it leaves there on the first
     node is copied to the folder `fetch`, if that is given, before it is removed.
@@ -315,14 +315,14 @@ def bring(cluster: Cluster, node: str, folder: str, to: Path, without: Iterable[
 
 def check(cluster: Cluster, as_json: bool = False) -> None:
     """Measure every node and every pair of nodes, and say what is wrong; fail if something is."""
-    herd = list(slots(cluster, "mpi"))
-    with job(cluster, herd, {"mpi_check.py": ROOT / "beowulf" / "mpi_check.py"}) as folder:
-        command = f'cd "$1" && mpiexec -ppn 1 -n {len(herd)} python3 -m mpi4py mpi_check.py'
-        found = json.loads(ask(cluster, herd[0], command, folder, user=USER, timeout=1800))
-    boards = {name: cluster.rack.nodes[name].board for name in herd}
+    members = list(slots(cluster, "mpi"))
+    with job(cluster, members, {"mpi_check.py": ROOT / "beowulf" / "mpi_check.py"}) as folder:
+        command = f'cd "$1" && mpiexec -ppn 1 -n {len(members)} python3 -m mpi4py mpi_check.py'
+        found = json.loads(ask(cluster, members[0], command, folder, user=USER, timeout=1800))
+    boards = {name: cluster.rack.nodes[name].board for name in members}
     found["problems"] = problems(found, boards)
-    if sorted(found["nodes"]) != sorted(herd):
-        found["problems"].append(f"ranks ran on {', '.join(found['nodes'])} instead of on {', '.join(herd)}")
+    if sorted(found["nodes"]) != sorted(members):
+        found["problems"].append(f"ranks ran on {', '.join(found['nodes'])} instead of on {', '.join(members)}")
     print(json.dumps(found, indent=1) if as_json else "\n".join(report(found)))
     if found["problems"]:
         raise Failure("" if as_json else "\n".join(["mpi.check: FAILED", *(f"  {problem}" for problem in found["problems"])]))

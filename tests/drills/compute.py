@@ -1,4 +1,4 @@
-"""The herd: who compiles and computes for others loses its power in the middle of it, and strangers get nothing compiled."""
+"""The compute nodes: who compiles and computes for others loses its power in the middle of it, and strangers get nothing compiled."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from beowulf import build, herd
+from beowulf import build, compute
 from beowulf.drill import Lab, drill
 from beowulf.errors import Failure
 from beowulf.figures import Figure
@@ -63,7 +63,7 @@ while True:
 
 def mates(lab: Lab, function: str) -> tuple[str, str]:
     """Return the node on which a build or a job starts, and one that may die: the last one that does not hold the shared folder."""
-    first, *others = herd.slots(lab.cluster, function)
+    first, *others = compute.slots(lab.cluster, function)
     server = (lab.variables["rack_jobs_server"] or {}).get("name")
     if not (mortal := [name for name in others if name != server]):
         raise Failure(f"this drill needs a second node for {function}, and it may not be the server of the shared folder")
@@ -134,23 +134,23 @@ def made(shown: str) -> dict[str, int]:
 
 @drill("14, distcc")
 def kill_distcc_server(lab: Lab):
-    """A library of 400 files is compiled by the herd; in a second build one of the nodes loses its power in the middle"""
+    """A library of 400 files is compiled by the compute nodes; in a second build one of the nodes loses its power in the middle"""
     client, victim = mates(lab, "distcc")
     tree = sources(lab, client)
     place = f"{build.PLACES}/{build.place_of(tree)}"
-    log = herd.ask(lab.cluster, client, 'echo "$HOME/$1.log"', place)
+    log = compute.ask(lab.cluster, client, 'echo "$HOME/$1.log"', place)
 
     def objects() -> dict[str, str]:
-        lines = herd.ask(lab.cluster, client, CHECKSUMS, place).splitlines()
+        lines = compute.ask(lab.cluster, client, CHECKSUMS, place).splitlines()
         return {name: checksum for checksum, name in map(str.split, lines)}
 
     def forget() -> None:
-        herd.ask(lab.cluster, client, 'rm -rf "$1" "$1.log" "$1.log.began"', place)
+        compute.ask(lab.cluster, client, 'rm -rf "$1" "$1.log" "$1.log.began"', place)
 
     def built_by(address: str) -> int:
         return int(lab.run(client, f"cat {shlex.quote(log)} 2>/dev/null | grep -c '^{address}[[:space:]]'", check=False) or 0)
 
-    # The cache would answer for the herd: this build does not ask it, and so does the next one.
+    # The cache would answer for the compute nodes: this build does not ask it, and so does the next one.
     task = ("build", str(tree), "--", *WORDS, "CCACHE_RECACHE=1")
     forget()
     try:
@@ -161,10 +161,10 @@ def kill_distcc_server(lab: Lab):
         if child.returncode:
             raise Failure(f"the build with all nodes ended with {child.returncode}: {shown.strip()[-500:]}")
         told, together = made(shown), objects()
-        herd.ask(lab.cluster, client, ALONE, place, *WORDS, timeout=600)
+        compute.ask(lab.cluster, client, ALONE, place, *WORDS, timeout=600)
         alone = objects()
         yield Figure("objects", len(alone), FILES, unit="", least=True)
-        nodes = [name for name in herd.slots(lab.cluster, "distcc") if name != client]
+        nodes = [name for name in compute.slots(lab.cluster, "distcc") if name != client]
         yield Figure("share made by other nodes", sum(told.get(name, 0) for name in nodes) / max(1, len(alone)), 0.9, unit="", least=True)
         yield Figure("made as a last resort", told.get(f"{client}, as a last resort", len(alone)), 0, unit="")
         yield Figure("objects that differ from those of one node alone", len(set(alone.items()) ^ set(together.items())), 0, unit="")
@@ -176,7 +176,7 @@ def kill_distcc_server(lab: Lab):
             lab.power_off(victim)
             began = time.monotonic()
             done = sum(built_by(lab.address[name]) for name in nodes)
-            patience = int(herd.ask(lab.cluster, client, 'echo "$DISTCC_IO_TIMEOUT"'))
+            patience = int(compute.ask(lab.cluster, client, 'echo "$DISTCC_IO_TIMEOUT"'))
             shown = ended(child, 600)
             took = time.monotonic() - began
         if child.returncode:
@@ -200,7 +200,7 @@ def kill_distcc_server(lab: Lab):
 def lose_mpi_node(lab: Lab):
     """A node with ranks of a parallel program loses its power; the program ends and says which node it was"""
     _first, victim = mates(lab, "mpi")
-    nodes = list(herd.slots(lab.cluster, "mpi"))
+    nodes = list(compute.slots(lab.cluster, "mpi"))
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder, "drill_ranks.py")
         program.write_text(RANKS, encoding="utf-8")
@@ -222,7 +222,7 @@ def lose_mpi_node(lab: Lab):
         finally:
             if victim in lab.off:
                 lab.power_on(victim)
-    there = f"timeout 5 runuser -u {herd.USER} -- test -w {herd.JOBS} && echo there"
+    there = f"timeout 5 runuser -u {compute.USER} -- test -w {compute.JOBS} && echo there"
     lab.until(lambda: lab.run(victim, there, check=False) == "there", 60, f"{victim} is back")
     with operator(lab, "mpi", str(ROOT / "examples" / "pi.py"), "--per-node=1", "--", "efficient", "100000") as again:
         ended(again, 300)
@@ -262,7 +262,7 @@ def suite(lab: Lab) -> Path:
 def mpi_io(lab: Lab):
     """mpi4py's own tests on two nodes, and those of files on four, with their files in the shared folder"""
     tree = suite(lab)
-    nodes = min(4, len(herd.slots(lab.cluster, "mpi")))
+    nodes = min(4, len(compute.slots(lab.cluster, "mpi")))
     for ranks, words, least in ((2, CANNOT_SPAWN, 2000), (nodes, ("-i", "test_io", "-i", "test_file"), 80)):
         program = (str(tree / "in_the_shared_folder.py"), f"--folder={tree}", f"-n={ranks}", "--per-node=1")
         with operator(lab, "mpi", *program, "--", "test/main.py", *words) as child:
@@ -281,13 +281,13 @@ def mpi_io(lab: Lab):
 
 @drill("30, distcc")
 def foreign_jobs(lab: Lab):
-    """What is no compiler, what would make one run or write something else, and who is not of the herd, gets nothing from distccd"""
+    """What is no compiler, what would make one run or write something else, and who is no compute node, gets nothing from distccd"""
     program = (ROOT / "tests" / "distcc_job.py").read_text(encoding="utf-8")
     outside = "192.0.2.1"  # of the documentation's network (RFC 5737)
     options = ("-wrapper /usr/bin/env", "-B/usr/bin", "@/dev/null", "-save-temps", "-dumpdir /tmp/", "-aux-info /tmp/x", "-fstack-usage")
-    no_others = {name: address for name, address in lab.address.items() if name not in herd.slots(lab.cluster, "distcc")}
+    no_others = {name: address for name, address in lab.address.items() if name not in compute.slots(lab.cluster, "distcc")}
     answers = {}
-    for node in herd.slots(lab.cluster, "distcc"):
+    for node in compute.slots(lab.cluster, "distcc"):
         own = lab.address[node]
 
         def ask(compiler: str, source: str = own, words: str = "", node: str = node, own: str = own) -> str:
@@ -301,7 +301,7 @@ def foreign_jobs(lab: Lab):
         finally:
             lab.run(node, f"ip address del {outside}/32 dev lo")
     # Others of the LAN cannot even connect; one node is enough to wait for.
-    node = next(iter(herd.slots(lab.cluster, "distcc")))
+    node = next(iter(compute.slots(lab.cluster, "distcc")))
     for name, address in no_others.items():
         words = ["python3", "-c", program, lab.address[node], "3632", address, "gcc"]
         answers[node, name] = lab.run(name, shlex.join(words))

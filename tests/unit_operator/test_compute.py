@@ -1,4 +1,4 @@
-"""What the herd's tasks work out and what they refuse, without a herd."""
+"""What the compute nodes' tasks work out and what they refuse, without compute nodes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from beowulf import herd, mpi_check
+from beowulf import compute, mpi_check
 from beowulf.__main__ import named
 from beowulf.cluster import Cluster
 from beowulf.errors import Refusal
@@ -25,14 +25,14 @@ SLOTS = {"gamma": 4, "delta": 4, "zeta": 1}
     ],
 )
 def test_ranks_fill_the_nodes_in_order(ranks, per_node, expected):
-    assert herd.places(SLOTS, ranks, per_node) == expected
+    assert compute.places(SLOTS, ranks, per_node) == expected
 
 
 @pytest.mark.parametrize(
     ("ranks", "per_node", "words"),
     [
-        (10, 0, r"-n 10: the herd has 9 slots \(gamma 4, delta 4, zeta 1\)"),
-        (4, 1, "-n 4: the herd has 3 slots"),
+        (10, 0, r"-n 10: the compute nodes have 9 slots \(gamma 4, delta 4, zeta 1\)"),
+        (4, 1, "-n 4: the compute nodes have 3 slots"),
         (0, 2, "--per-node 2: zeta has only 1 slots"),
         (-1, 0, "1 or more"),
         (0, -1, "1 or more"),
@@ -40,7 +40,7 @@ def test_ranks_fill_the_nodes_in_order(ranks, per_node, expected):
 )
 def test_more_ranks_than_slots_are_refused(ranks, per_node, words):
     with pytest.raises(Refusal, match=words):
-        herd.places(SLOTS, ranks, per_node)
+        compute.places(SLOTS, ranks, per_node)
 
 
 def test_a_python_program_takes_along_what_it_imports_from_beside_it(tmp_path):
@@ -55,10 +55,10 @@ def test_a_python_program_takes_along_what_it_imports_from_beside_it(tmp_path):
         "pack/deep/data.txt": "",
     }.items():
         (tmp_path / name).write_text(text)
-    found = herd.program(str(tmp_path / "main.py"))
+    found = compute.program(str(tmp_path / "main.py"))
     assert next(iter(found)) == "main.py"
     assert set(found) == {"main.py", "own.py", "other.py", "pack/__init__.py", "pack/table.py", "pack/deep/data.txt"}
-    assert herd.beside(found) == ["stranger.py"]
+    assert compute.beside(found) == ["stranger.py"]
 
 
 def test_a_whole_folder_goes_along_without_what_leads_out_of_it(tmp_path):
@@ -69,7 +69,7 @@ def test_a_whole_folder_goes_along_without_what_leads_out_of_it(tmp_path):
     (folder / "inside").symlink_to("data.txt")
     (folder / "etc").symlink_to("/etc")
     (folder / "secret").symlink_to(tmp_path / "secret")
-    found, left = herd.whole(str(folder / "test" / "main.py"), str(folder))
+    found, left = compute.whole(str(folder / "test" / "main.py"), str(folder))
     assert next(iter(found)) == "test/main.py"
     assert set(found) == {"test/main.py", "test/test_a.py", "data.txt", "inside"}
     assert set(left) == {".git", "test/__pycache__", "etc", "secret"}
@@ -78,13 +78,13 @@ def test_a_whole_folder_goes_along_without_what_leads_out_of_it(tmp_path):
 def test_a_folder_that_is_too_large_or_another_ones_is_refused(tmp_path, monkeypatch):
     (tmp_path / "main.py").write_text("x = 1\n")
     with pytest.raises(Refusal, match="no such folder"):
-        herd.whole(str(tmp_path / "main.py"), str(tmp_path / "none"))
+        compute.whole(str(tmp_path / "main.py"), str(tmp_path / "none"))
     (tmp_path / "other").mkdir()
     with pytest.raises(Refusal, match="is not in it"):
-        herd.whole(str(tmp_path / "main.py"), str(tmp_path / "other"))
-    monkeypatch.setattr(herd, "FOLDER_LIMIT", 5)
+        compute.whole(str(tmp_path / "main.py"), str(tmp_path / "other"))
+    monkeypatch.setattr(compute, "FOLDER_LIMIT", 5)
     with pytest.raises(Refusal, match="more than 0 MB"):
-        herd.whole(str(tmp_path / "main.py"), str(tmp_path))
+        compute.whole(str(tmp_path / "main.py"), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_pool_is_given_the_ranks_as_its_workers(tmp_path, source, module):
     """It would spawn them, and wait for ever."""
     path = tmp_path / "main.py"
     path.write_text(source)
-    assert herd.command_for(None, "gamma", "/srv/jobs/x", "main.py", path)[-2:] == [module, "main.py"]
+    assert compute.command_for(None, "gamma", "/srv/jobs/x", "main.py", path)[-2:] == [module, "main.py"]
 
 
 def test_a_c_program_takes_along_what_it_includes_from_its_folder(tmp_path):
@@ -109,7 +109,7 @@ def test_a_c_program_takes_along_what_it_includes_from_its_folder(tmp_path):
     (tmp_path / "part" / "a.h").write_text('#include "b.h"\n#include "../c.h"\n')
     for name in ("part/b.h", "c.h", "no.h"):
         (tmp_path / name).write_text("")
-    assert list(herd.program(str(tmp_path / "main.c"))) == ["main.c", "part/a.h", "part/b.h", "c.h"]
+    assert list(compute.program(str(tmp_path / "main.c"))) == ["main.c", "part/a.h", "part/b.h", "c.h"]
 
 
 @pytest.mark.parametrize("suffix", ["py", "c"])
@@ -117,7 +117,7 @@ def test_files_that_need_each_other_come_once(tmp_path, suffix):
     line = {"py": "import {}\n", "c": '#include "{}.c"\n'}[suffix]
     (tmp_path / f"a.{suffix}").write_text(line.format("b"))
     (tmp_path / f"b.{suffix}").write_text(line.format("a"))
-    assert list(herd.program(str(tmp_path / f"a.{suffix}"))) == [f"a.{suffix}", f"b.{suffix}"]
+    assert list(compute.program(str(tmp_path / f"a.{suffix}"))) == [f"a.{suffix}", f"b.{suffix}"]
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_what_is_no_program_is_refused(tmp_path, name, text, words):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     with pytest.raises(Refusal, match=words):
-        herd.program(str(path))
+        compute.program(str(path))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["mpi", "/no/such/program"], "There is no file /no/such/program."),
-        (["mpi", "examples/pi.c", "-n", "17"], "-n 17: the herd has 16 slots (gamma 4, delta 4, epsilon 4, zeta 4)."),
+        (["mpi", "examples/pi.c", "-n", "17"], "-n 17: the compute nodes have 16 slots (gamma 4, delta 4, epsilon 4, zeta 4)."),
         (["mpi", "examples/pi.c", "-n", "many"], "This is no number: "),
         (["mpi", "examples/pi.c", "--fetch", "/no/such/folder"], "--fetch /no/such/folder: there is no such folder."),
         (["mpi"], "did not receive required positional arguments: 'file'"),
@@ -151,17 +151,17 @@ def test_what_is_no_program_is_refused(tmp_path, name, text, words):
     ],
 )
 def test_mistakes_are_refused_before_a_node_is_asked(operator, monkeypatch, arguments, words):
-    monkeypatch.chdir(herd.ROOT)
+    monkeypatch.chdir(compute.ROOT)
     result = operator(*arguments, BEOWULF_CLUSTER="lab")
     assert (result.returncode, "Traceback" in result.stderr) == (2, False)
     assert words in result.stderr
 
 
 def test_a_node_that_does_not_share_the_folder_takes_no_part(monkeypatch):
-    monkeypatch.setattr(herd, "output", lambda *_: pytest.fail("a node was asked"))
+    monkeypatch.setattr(compute, "output", lambda *_: pytest.fail("a node was asked"))
     lab = Cluster("lab")
     monkeypatch.setitem(lab.derived.groups, "jobs", ["gamma", "delta"])
-    with pytest.raises(Refusal, match="epsilon, zeta do not share /srv/jobs"), herd.job(lab, NODES, {"a.py": herd.ROOT}):
+    with pytest.raises(Refusal, match="epsilon, zeta do not share /srv/jobs"), compute.job(lab, NODES, {"a.py": compute.ROOT}):
         pytest.fail("it went on")
 
 
@@ -173,7 +173,7 @@ def test_words_after_two_dashes_are_handed_on_as_they_are():
 def attended(tmp_path, *command, end):
     """Run a command as on a node, with a connection that ends at once or when the command does."""
     with subprocess.Popen(
-        ["bash", "-c", herd.ATTENDED, "bash", str(tmp_path), *command],
+        ["bash", "-c", compute.ATTENDED, "bash", str(tmp_path), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -210,33 +210,33 @@ def found(latency=(), bandwidth=(), speed=(), right=True):
 BOARDS = dict.fromkeys(NODES, "3B")
 
 
-def test_a_healthy_herd_has_no_problems():
-    assert herd.problems(found(), BOARDS) == []
+def test_healthy_compute_nodes_has_no_problems():
+    assert compute.problems(found(), BOARDS) == []
 
 
 def test_one_bad_way_is_named():
-    assert herd.problems(found(latency={"delta zeta": 271.0}), BOARDS) == ["latency: delta - zeta 271.0 µs, the median is 90.0"]
-    assert herd.problems(found(latency={"delta zeta": 269.0}), BOARDS) == []
+    assert compute.problems(found(latency={"delta zeta": 271.0}), BOARDS) == ["latency: delta - zeta 271.0 µs, the median is 90.0"]
+    assert compute.problems(found(latency={"delta zeta": 269.0}), BOARDS) == []
 
 
 def test_the_cable_that_all_bad_ways_have_in_common_is_blamed():
     """Half of all the pairs, so that a plain median would lie between good and bad."""
     bad = {pair: 1.0 for pair in PAIRS if "zeta" in pair}
-    shown = herd.problems(found(bandwidth=bad), BOARDS)
+    shown = compute.problems(found(bandwidth=bad), BOARDS)
     assert shown[0] == "bandwidth: all that is bad has zeta in it: look at its cable and its port of the switch"
     assert [line.split()[1:4] for line in shown[1:]] == [["gamma", "-", "zeta"], ["delta", "-", "zeta"], ["epsilon", "-", "zeta"]]
 
 
 def test_the_worst_way_is_told_even_when_none_is_bad():
-    shown = herd.report(found(latency={"delta zeta": 120.0}, bandwidth={"gamma zeta": 9.5}))
+    shown = compute.report(found(latency={"delta zeta": 120.0}, bandwidth={"gamma zeta": 9.5}))
     assert "slowest way: delta - zeta, 120.0 µs" in shown
     assert "narrowest way: gamma - zeta, 9.5 MB/s" in shown
-    assert not any("way" in line for line in herd.report(found() | {"latency_us": {}, "bandwidth_mb_s": {}}))
+    assert not any("way" in line for line in compute.report(found() | {"latency_us": {}, "bandwidth_mb_s": {}}))
 
 
 def test_of_two_bad_cables_each_way_is_named_and_nobody_is_blamed():
     bad = {"gamma delta": 900.0, "epsilon zeta": 900.0}
-    assert [line.partition(" 900")[0] for line in herd.problems(found(latency=bad), BOARDS)] == [
+    assert [line.partition(" 900")[0] for line in compute.problems(found(latency=bad), BOARDS)] == [
         "latency: gamma - delta",
         "latency: epsilon - zeta",
     ]
@@ -244,17 +244,17 @@ def test_of_two_bad_cables_each_way_is_named_and_nobody_is_blamed():
 
 def test_boards_are_compared_with_those_of_their_kind():
     speed = {"delta": 0.4}
-    assert herd.problems(found(speed=speed), BOARDS)[0].startswith("speed: delta 0.40 GFlop/s, the median of its kind is 1.50")
-    assert herd.problems(found(speed=speed), BOARDS | {"delta": "B+"}) == []
+    assert compute.problems(found(speed=speed), BOARDS)[0].startswith("speed: delta 0.40 GFlop/s, the median of its kind is 1.50")
+    assert compute.problems(found(speed=speed), BOARDS | {"delta": "B+"}) == []
 
 
 def test_a_wrong_sum_is_a_problem():
-    assert herd.problems(found(right=False), BOARDS) == ["allreduce: the sum is wrong"]
-    assert "WRONG" in "\n".join(herd.report(found(right=False)))
+    assert compute.problems(found(right=False), BOARDS) == ["allreduce: the sum is wrong"]
+    assert "WRONG" in "\n".join(compute.report(found(right=False)))
 
 
 def test_a_matrix_is_symmetric_and_marks_outliers():
-    lines = herd.matrix("latency, µs", NODES, dict.fromkeys(PAIRS, 1.5) | {"delta zeta": 99.0}, ["delta zeta"])
+    lines = compute.matrix("latency, µs", NODES, dict.fromkeys(PAIRS, 1.5) | {"delta zeta": 99.0}, ["delta zeta"])
     assert [line.split() for line in lines] == [
         ["latency,", "µs", *NODES],
         ["gamma", "-", "1.5", "1.5", "1.5"],
