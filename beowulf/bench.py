@@ -37,7 +37,7 @@ def cost(command: list[str], **settings: str) -> dict[str, float]:
     Raises Failure when it fails, KeyboardInterrupt when it is interrupted.
     """
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    code = run(command, environment(**settings), stdout=subprocess.DEVNULL)
+    code = run(command, environment(**settings), beside=lock.keep, stdout=subprocess.DEVNULL)
     after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     if code == INTERRUPTED:
         raise KeyboardInterrupt

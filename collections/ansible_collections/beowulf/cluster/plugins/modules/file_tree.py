@@ -149,8 +149,8 @@ class Entry:
             return {"before": before, "after": {"path": self.path, "state": self.state}}
         shown = {"before_header": self.path, "after_header": self.path}
         before, after = self.read(), self.content
-        if self.secret or b"\\0" in before + after or len(before) + len(after) > SHOWN:
-            return {**shown, "before": "", "after": "(not shown)\\n"}
+        if self.secret or b"\0" in before + after or len(before) + len(after) > SHOWN:
+            return {**shown, "before": "", "after": "(not shown)\n"}
         if before == after:
             return {"before": {"path": self.path, "rights": "other"}, "after": {"path": self.path, "mode": f"{self.mode:04o}",
                                                                                  "owner": self.owner, "group": self.group}}  # fmt: skip
@@ -206,7 +206,10 @@ def check(module, entry):
 
 
 def apply(module, entries):
-    """Write what differs aside, check it, and put it in place. Raises Wrong or OSError; then nothing was replaced."""
+    """Write what differs aside, check it, and put it in place. Raises Wrong, then nothing was replaced, or OSError.
+
+    After an error in the middle of replacing, as of a disk that fails, the files before it are the new ones; the next run does the rest.
+    """
     files = [entry for entry in entries if entry.state == "file"]
     try:
         # Folders first: their owners may be those who check what is in them.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ def read(kind: str, host: str) -> list[str] | None:
 def write(kind: str, host: str, names: list[str]) -> None:
     """Note names of a kind about a host, instead of those of before."""
     path = place(kind, host)
-    fresh = path.with_suffix(f".{os.getpid()}")
+    # A process runs several tasks at a time, in threads.
+    fresh = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     fresh.write_text(json.dumps(names), encoding="utf-8")
     fresh.replace(path)

@@ -135,3 +135,12 @@ def test_links_and_folders(install, tmp_path):
 def test_an_owner_that_there_is_not_is_named(install, tmp_path):
     answer = install({tmp_path / "x": {"text": "", "owner": "nobody-of-that-name"}}, code=1)
     assert "nobody-of-that-name" in answer["msg"]
+
+
+@pytest.mark.parametrize("text", ["a\0b", "x" * 2_000_000], ids=["binary", "long"])
+def test_what_nobody_can_read_is_not_shown(install, tmp_path, text):
+    """And a backslash before a zero is no byte of zero."""
+    (diff,) = install({tmp_path / "some.bin": {"text": text}}, diff=True, check=True)["diff"]
+    assert (diff["before"], diff["after"]) == ("", "(not shown)\n")
+    (diff,) = install({tmp_path / "some.conf": {"text": "printf 'a\\0b'\n"}}, diff=True, check=True)["diff"]
+    assert diff["after"] == "printf 'a\\0b'\n"
