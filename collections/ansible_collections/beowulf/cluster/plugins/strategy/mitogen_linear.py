@@ -18,7 +18,8 @@ description:
   - What an assertion, a fact or a condition needs is in the memory of the controller already. Tasks that ask no host, and those whose
     condition is false or whose loop is empty, are done without a thread.
   - For the same reason a template or a condition is compiled once in a run, and not for each host that renders it.
-  - A process of its own is left to tasks with C(async), C(throttle) or C(timeout), which need Ansible's own worker or a signal, and to C(pause).
+  - A process of its own is left to tasks with C(async), C(throttle) or C(timeout), which need Ansible's own worker or a signal,
+    and to C(pause).
 requirements:
   - mitogen
 """
