@@ -34,7 +34,9 @@ def test_nobody_is_left_with_a_name_server_that_has_retired(site):
     told = order.index(("all:!discovered", "resolver"))
     assert order.index(("vip", "vip")) < told < retires[0]
     # What the resolver's role asks with is among the packages of every node.
-    prepared = {"deployer" if hosts == "apt_cache" else hosts for hosts, role in order[:told] if role == "base"}
+    prepared = {
+        "deployer" if group == "apt_cache" else group for hosts, role in order[:told] if role == "base" for group in hosts.split(":")
+    }
     assert prepared == TYPES
 
 
