@@ -112,3 +112,19 @@ def test_a_scenario_runs_to_the_first_failure_and_leaves_nothing(monkeypatch, br
     assert checks.run_scenario("router") == (not broken)
     # Set up and checked as `deploy` does it, and repeated as ansible-playbook alone does it
     assert ran == [(action, action in ("converge", "check")) for action in done]
+
+
+def test_the_full_cluster_is_repeated_as_deploy_does_it_and_a_node_of_each_type_by_ansible_alone(monkeypatch):
+    ran = []
+
+    def run(command, env):
+        ran.append((command[1:], "ANSIBLE_STRATEGY" in env))
+        return 0
+
+    monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
+    monkeypatch.delenv("ANSIBLE_STRATEGY", raising=False)
+    monkeypatch.setattr(checks, "run", run)
+    assert checks.run_scenario("default")
+    again = ["idempotence", "--scenario-name=default"]
+    plain = [*again, "--", "--limit=router[0]:deployer[0]:lanservices[0]:compute[0]"]
+    assert [one for one in ran if one[0][0] == "idempotence"] == [(again, True), (plain, False)]
