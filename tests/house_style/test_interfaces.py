@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -204,11 +205,17 @@ def test_what_a_role_leaves_for_others_is_described(role):
     assert left_by(role)[1] - options - described == set()
 
 
+@functools.cache
+def all_facts() -> set[str]:
+    """Return the names that the tasks of all roles give to facts."""
+    return set().union(*(facts_set(path) for role in ROLES for path in (role / "tasks").glob("*.yml")))
+
+
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
 def test_a_role_is_not_conditional_on_what_a_run_with_other_tags_does_not_know(path):
     """Ansible checks the arguments of a role in every run, whatever its tags, and asks for the role's condition then."""
     # What a role's variables say is known all over the play.
-    results = set().union(*(facts_set(path) for role in ROLES for path in (role / "tasks").glob("*.yml")))
+    results = all_facts()
     assert "ca_reachable" in results
     for play in read(path):
         for one in [*play.get("roles", ()), *(task for task in play.get("tasks", ()) if module(task) == "import_role")]:
