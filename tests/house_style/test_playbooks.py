@@ -31,7 +31,7 @@ def test_nobody_is_left_with_a_name_server_that_has_retired(site):
     retires = [number for number, step in enumerate(order) if step == ("bootstrap", "bootstrap")]
     if not retires:
         pytest.skip("here it does not retire")
-    told = order.index(("all:!discovered", "resolver"))
+    told = order.index(("nodes", "resolver"))
     assert order.index(("vip", "vip")) < told < retires[0]
     # What the resolver's role asks with is among the packages of every node.
     prepared = {
@@ -41,9 +41,7 @@ def test_nobody_is_left_with_a_name_server_that_has_retired(site):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=lambda path: path.name)
-def test_a_role_is_not_conditional_on_what_a_run_with_other_tags_does_not_know(path):
-    """Ansible checks the arguments of a role in every run, whatever its tags, and asks for the role's condition then."""
-    for play in yaml.safe_load(path.read_text(encoding="utf-8")):
-        for one in [*play.get("roles", ()), *(task for task in play.get("tasks", ()) if "ansible.builtin.import_role" in task)]:
-            found = re.findall(r"__\w+(?: \| default\()?", str(one.get("when", "")))
-            assert all(name.endswith("default(") for name in found), one
+def test_no_playbook_sets_up_a_stranger(path):
+    """`all` has what the registry has seen in the LAN; `nodes` has what the rack file names."""
+    patterns = [str(play["hosts"]) for play in yaml.safe_load(path.read_text(encoding="utf-8")) if "hosts" in play]
+    assert not [pattern for pattern in patterns if re.search(r"(?<![!\w'])all\b(?!:!all)", pattern)]

@@ -37,7 +37,7 @@ PLAYBOOK = """
   tasks:
     - import_role: {name: ca, tasks_from: bring}
     - import_role: {name: ca, tasks_from: sign}
-      when: __ca_answers
+      when: ca_reachable
 """
 TURN = """
 - hosts: all
@@ -309,6 +309,25 @@ def test_what_is_revoked_by_its_number_is_signed_anew_and_nothing_else(authority
     authority.works(ca_revoked=[f"key: {key}", "id: host-psi"])
     assert {node: shown(node) for node in before} == kept
     assert "changed=0" in authority.works()
+
+
+def test_the_certificate_of_a_controller_is_written_where_it_wants_it(authority):
+    make_key(authority.folder / "key.ada")
+    public_key = (authority.folder / "key.ada.pub").read_text().rsplit(maxsplit=1)[0]
+    wanted = authority.folder / "ada-cert.pub"
+    certificates = [
+        {"name": name, "type": "user", "public_key": public_key, "principals": ["ada"], "hours": 16, "file": str(place)}
+        for name, place in (("ada", wanted), ("host-gamma", authority.folder / "stolen-cert.pub"))
+    ]
+    authority.works(ca_certificates=certificates[:1])
+    shown = subprocess.run(["ssh-keygen", "-L", "-f", str(wanted)], capture_output=True, text=True, check=True).stdout
+    assert 'Key ID: "ada"' in shown
+    before = wanted.read_bytes()
+    assert authority.changes(ca_certificates=certificates[:1]) == 0
+    # The name of a node is not signed for a controller.
+    authority.run(ca_certificates=certificates)
+    assert not (authority.folder / "stolen-cert.pub").exists()
+    assert wanted.read_bytes() == before
 
 
 def test_an_authority_out_of_an_old_backup_learns_what_was_revoked_since(authority):

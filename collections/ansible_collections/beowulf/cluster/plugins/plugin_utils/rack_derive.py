@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import FUNCTIONS, GROUPS
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_rules import FUNCTIONS, GROUPS, NODES
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, BOARDS, TYPES, Node, Rack
 
 CHILDREN = {"dns": ("dns_primary", "dns_secondary"), "k3s": ("k3s_server", "k3s_agent")}
@@ -48,6 +48,8 @@ def derive(rack: Rack) -> Inventory:
     hosts = {name: _host_vars(rack, roles, name, node) for name, node in rack.nodes.items()}
     inventory = Inventory(_all_vars(rack, roles), hosts)
     for name, node in rack.nodes.items():
+        # Not by the groups of the types as children: they would have another depth than those of the functions, and their variables win.
+        inventory.groups[NODES].append(name)
         inventory.groups[node.type].append(name)
         for function in roles.functions[name]:
             if function not in CHILDREN:

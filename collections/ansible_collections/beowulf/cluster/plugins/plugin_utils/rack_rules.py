@@ -32,7 +32,9 @@ FUNCTIONS = {  # type: the function groups all of its nodes are in; the switches
     "compute": (),
 }
 SWITCHED = ("dns_primary", "dns_secondary", "distcc", "mpi", "jobs", "jobs_server", "k3s", "k3s_server", "k3s_agent")
-GROUPS = (*TYPES, *(name for names in FUNCTIONS.values() for name in names), *SWITCHED)
+NODES = "nodes"
+"""The group of all nodes of the file; `all` has the machines that the registry knows, too."""
+GROUPS = (NODES, *TYPES, *(name for names in FUNCTIONS.values() for name in names), *SWITCHED)
 SERVICE_NAMES = ("vip", "ns1", "ns2", "ntp", "tftp", "ara", "k3s", "status", "gateway", "router", "deployer", "dyn")
 RESERVED = ("localhost", "all", "ungrouped", "discovered", *SERVICE_NAMES)
 INTERFACE = 15

@@ -206,6 +206,7 @@ def test_strangers_are_discovered_and_not_trusted(
     )
     inventory = parse(rack_file)
     assert [host.name for host in inventory.groups["discovered"].hosts] == ["mac-02-00-00-00-00-01", "mac-02-00-00-00-00-02"]
+    assert [host.name for host in inventory.groups["nodes"].get_hosts()] == list(load_rack(rack_file).nodes), "strangers would be set up"
     first, second = (host.get_vars() for host in inventory.groups["discovered"].hosts)
     assert first["ansible_host"] == first["discovered_address"] == "10.77.0.200"
     assert (first["discovered_mac"], first["discovered_hostname"]) == ("02:00:00:00:00:01", "stranger")

@@ -56,6 +56,7 @@ def test_everything_is_set_in_the_rack_that_sets_everything(racks: Path) -> None
 def test_groups_of_the_lab(lab: Inventory) -> None:
     pair, members = ["alpha", "beta"], ["gamma", "delta", "epsilon", "zeta"]
     assert {name: hosts for name, hosts in lab.groups.items() if hosts} == {
+        "nodes": ["omega", "psi", *pair, *members],
         **{name: ["omega"] for name in ("router", "nat", "bootstrap")},
         **{name: ["psi"] for name in ("deployer", "apt_cache", "ca", "redis", "ara", "controller", "backup")},
         **dict.fromkeys(("lanservices", "dhcp", "ntp_server", "vip", "tftp", "httpd", "backup_copy"), pair),
