@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from beowulf import COLLECTIONS, drill_report, lock, playbook
+from beowulf import COLLECTIONS, drill_report, lock, playbook, ssh
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.figures import INFINITE, Figure, summarise, verdict
 from beowulf.health.queries import KEA_SOCKET
+from beowulf.pki import identity
 from beowulf.process import ROOT, environment, output
 from beowulf.status import gather
 
@@ -159,19 +160,28 @@ class Lab:
 
     def run(self, node: str, command: str, check: bool = True, limit: float = 60) -> str:
         """Run a shell command on a node as root; return what it printed. Raises Failure when it fails, unless told not to check."""
-        result = output([*self.ssh(node), f"sudo sh -c {shlex.quote(command)}"], timeout=limit)
+        result = output(self.ssh(node, command, root=True), timeout=limit)
         if check and result.returncode:
             raise Failure(f"{node}: {command!r} ended with {result.returncode}: {(result.stderr or result.stdout).strip()}")
         return result.stdout.strip()
 
-    def ssh(self, node: str) -> list[str]:
-        """Return the command that reaches a node over a connection that stays open."""
+    def ssh(self, node: str, argv: str | Sequence[str], root: bool = False) -> list[str]:
+        """Return the command that runs another one on a node, as ssh.command does, over a connection that stays open."""
+        return ssh.command(self.cluster, node, argv, root=root, options=self.kept())
+
+    def kept(self) -> list[str]:
+        """Return the options of the connections that stay open."""
         control = ROOT / ".beowulf" / self.cluster.rack.cluster / "drill-%C"
-        command = self.cluster.ssh(node)
-        command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-        command[1:1] = ["-o", "ControlMaster=auto", "-o", f"ControlPath={control}", "-o", "ControlPersist=30"]
-        command[1:1] = ["-o", "ServerAliveInterval=2", "-o", "ServerAliveCountMax=2"]
-        return command
+        settings = ("ServerAliveInterval=2", "ServerAliveCountMax=2", "ControlMaster=auto", f"ControlPath={control}", "ControlPersist=30")
+        return [word for setting in settings for word in ("-o", setting)]
+
+    def admits(self, node: str, certificate: Path) -> bool:
+        """Say whether a node lets this controller in with a certificate. Raises Failure when it does not answer."""
+        own = str(identity.own_certificate(self.cluster))
+        result = output([word.replace(own, str(certificate)) for word in ssh.command(self.cluster, node, ["true"], options=ssh.FRESH)], 20)
+        if result.returncode and "Permission denied" not in result.stderr:
+            raise Failure(f"{node} does not answer: {result.stderr.strip()}")
+        return result.returncode == 0
 
     def peer(self, node: str) -> str:
         """Return the other LAN server."""
@@ -206,7 +216,11 @@ class Lab:
         self.podman("start", *(self.cluster.container(node) for node in nodes))
         self.off -= set(nodes)
         for node in nodes:
-            output(["ssh", "-O", "exit", *self.ssh(node)[1:]], timeout=5)
+            self.hang_up(node)
+
+    def hang_up(self, node: str) -> None:
+        """End the connection to a node that is another machine now."""
+        ssh.hang_up(self.cluster, node, self.kept())
 
     def freeze(self, node: str) -> None:
         """Stop the clockwork of a node without a word to anyone."""
@@ -224,7 +238,7 @@ class Lab:
 
     def python(self, node: str, program: str, limit: float = 60) -> Any:
         """Run a Python program on a node as root, with what module_utils/dhcp.py defines; return the JSON that it prints."""
-        return json.loads(self.run(node, python_with_dhcp(program), limit=limit))
+        return json.loads(self.run(node, shlex.join(python_with_dhcp(program)), limit=limit))
 
     @contextlib.contextmanager
     def cut(self, node: str, *others: str, loss: int = 100) -> Iterator[None]:
@@ -248,9 +262,9 @@ class Lab:
         """Let the client ask while the body runs; its answers are in the watch afterwards."""
         watch = Watch()
         program = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
-        command = f"sudo {python_with_dhcp(program)} {shlex.quote(json.dumps({'streams': streams}))}"
+        command = python_with_dhcp(program, json.dumps({"streams": streams}))
         child = subprocess.Popen(
-            [*self.ssh(self.client), command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            self.ssh(self.client, command, root=True), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment(),
         )  # fmt: skip
         try:
@@ -351,12 +365,12 @@ class Lab:
 # Running them
 
 
-def python_with_dhcp(program: str) -> str:
-    """Return the shell command that runs a Python program with what module_utils/dhcp.py defines."""
+def python_with_dhcp(program: str, *arguments: str) -> list[str]:
+    """Return the command that runs a Python program with what module_utils/dhcp.py defines."""
     library = Path(COLLECTIONS, "ansible_collections/beowulf/cluster/plugins/module_utils/dhcp.py").read_text(encoding="utf-8")
     parts = [("dhcp", library), ("__main__", program)]
     source = f"n = {{}}\nfor n['__name__'], text in {parts!r}:\n    exec(compile(text, n['__name__'], 'exec'), n)"
-    return f"python3 -c {shlex.quote(source)}"
+    return ["python3", "-c", source, *arguments]
 
 
 def run_one(lab: Lab, one: Drill) -> tuple[list[Figure], str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from beowulf import ara
+from beowulf import ara, ssh
 from beowulf.errors import Failure
 from beowulf.process import environment
 
@@ -119,7 +119,7 @@ def report(cluster: Cluster, folder: Path, local: bool = False) -> None:
     """Write the recorded runs into a folder, as pages that need no server."""
     if choose(cluster, local):
         deployer = next(name for name, node in cluster.rack.nodes.items() if node.type == "deployer")
-        fetch([*cluster.ssh(deployer), "sh"], folder)
+        fetch(ssh.command(cluster, deployer, ["sh"], may_ask=True), folder)
     else:
         embedded(ara.report, folder)
     print(folder / "index.html")

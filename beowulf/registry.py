@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from beowulf import lock
+from beowulf import lock, ssh
 from beowulf.errors import Failure, Refusal
 from beowulf.health.queries import KEA_SOCKET
-from beowulf.process import output
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -68,9 +66,7 @@ def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[
 
 def ask(cluster: Cluster, node: str) -> list[dict[str, Any]] | None:
     """Return the leases that a DHCP server knows of; None when it does not answer."""
-    command = cluster.ssh(node)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    return leases(output([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], timeout=LIMIT, limit=LARGEST).stdout)
+    return leases(ssh.run(cluster, node, ["python3", "-c", ASK], root=True, timeout=LIMIT, limit=LARGEST).stdout)
 
 
 def password() -> str | None:
