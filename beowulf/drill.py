@@ -21,11 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from beowulf import COLLECTIONS, drill_report, lock, playbook, ssh
+from beowulf import COLLECTIONS, drill_report, kea, lock, playbook, ssh
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.figures import INFINITE, Figure, summarise, verdict
-from beowulf.health.queries import KEA_SOCKET
 from beowulf.pki import identity
 from beowulf.process import ROOT, environment, output
 from beowulf.status import gather
@@ -311,12 +310,7 @@ class Lab:
 
     def kea(self, node: str, command: str, **arguments: Any) -> dict[str, Any]:
         """Give a command to the DHCP server of a node over its control socket; return the answer."""
-        question = json.dumps({"command": command, **({"arguments": arguments} if arguments else {})})
-        program = (
-            f"import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(3); s.connect('{KEA_SOCKET}');"
-            f"s.sendall({question.encode()!r}); s.shutdown(1); print(b''.join(iter(lambda: s.recv(65536), b'')).decode())"
-        )
-        return json.loads(self.run(node, f"python3 -c {shlex.quote(program)}"))
+        return json.loads(self.run(node, shlex.join(kea.question(command, **arguments))))
 
     def leased(self, node: str) -> set[str]:
         """Return the addresses of the rack for which the DHCP server of a node knows a lease."""

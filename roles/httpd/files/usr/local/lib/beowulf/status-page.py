@@ -27,6 +27,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import kea_control
+
 LIMIT = 1.0
 LARGEST = 4 << 20
 CLOCK = 0.1
@@ -53,30 +55,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True, timeout=LIMIT).stdout
 
 
-def converse(family: int, address: Any, request: bytes) -> bytes:
-    """Send a request over a stream, and return all that comes until its end."""
-    deadline, answer = time.monotonic() + LIMIT, b""
-    with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.settimeout(LIMIT)
-        connection.connect(address)
-        connection.sendall(request)
-        while chunk := connection.recv(65536):
-            answer += chunk
-            # Each piece has its own time limit, which a trickle would never meet.
-            if len(answer) > LARGEST or time.monotonic() > deadline:
-                raise TimeoutError
-    return answer
-
-
-def kea(path: str, command: str) -> Any:
-    """Return the arguments of Kea's answer to a command."""
-    return json.loads(converse(socket.AF_UNIX, path, json.dumps({"command": command}).encode()))["arguments"]
-
-
 def page(address: str) -> dict[str, Any]:
     """Return the status that an address serves."""
     request = f"GET /status.json HTTP/1.0\r\nHost: {address}\r\n\r\n"
-    head, body = converse(socket.AF_INET, (address, 80), request.encode()).split(b"\r\n\r\n", 1)
+    head, body = kea_control.converse(socket.AF_INET, (address, 80), request.encode(), LIMIT, LARGEST).split(b"\r\n\r\n", 1)
     if head.split()[1] != b"200":
         raise ValueError(head)
     return json.loads(body)
@@ -144,12 +126,6 @@ def addresses(text: str) -> set[str]:
     return {entry["local"] for interface in json.loads(text) for entry in interface.get("addr_info", ())}
 
 
-def pair(arguments: Any) -> dict[str, str | None]:
-    """Return the states of this DHCP server and of its partner, from Kea's answer to `status-get`."""
-    servers = arguments["high-availability"][0]["ha-servers"]
-    return {"local": servers["local"]["state"] or None, "partner": servers["remote"]["last-state"] or None}
-
-
 def leases(arguments: Mapping[str, Any]) -> int:
     """Return the number of leases in force, from Kea's answer to `statistic-get-all`: it does not grow with them, as their list does."""
     counts = [samples[0][0] for name, samples in arguments.items() if re.fullmatch(r"subnet\[\d+\]\.assigned-addresses", name)]
@@ -175,8 +151,8 @@ def gather(settings: Mapping[str, Any]) -> dict[str, Any]:
     questions: dict[str, Callable[[], Any]] = {
         "held": lambda: vip in addresses(run("ip", "-json", "-4", "address")),
         "answers": lambda: page(vip)["server"],
-        "pair": lambda: pair(kea(socket_path, "status-get")),
-        "leases": lambda: leases(kea(socket_path, "statistic-get-all")),
+        "pair": lambda: kea_control.pair(kea_control.order("status-get", path=socket_path, limit=LIMIT)),
+        "leases": lambda: leases(kea_control.order("statistic-get-all", path=socket_path, limit=LIMIT)),
         "clock": lambda: clock(run("chronyc", "-n", "-c", "tracking")),
         "uptime": lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         "load": lambda: list(os.getloadavg()),
@@ -184,6 +160,7 @@ def gather(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
     with ThreadPoolExecutor(len(questions)) as pool:
         answers = dict(zip(questions, pool.map(known, questions.values()), strict=True))
+    local, partner = answers["pair"] or (None, None)
     # A page that someone else serves there is not believed to be anyone's but a server's.
     answering = answers["answers"] if answers["answers"] in list(servers) else None
     seen = {name: answers[f"serials {name}"] or {} for name in servers}
@@ -192,7 +169,7 @@ def gather(settings: Mapping[str, Any]) -> dict[str, Any]:
         "server": settings["server"],
         "made": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "vip": {"address": vip, "held": answers["held"], "answered_by": answering},
-        "dhcp": {**(answers["pair"] or {"local": None, "partner": None}), "leases": answers["leases"]},
+        "dhcp": {"local": local, "partner": partner, "leases": answers["leases"]},
         "zones": {zone: {name: seen[name].get(zone) for name in servers} for zone in settings["zones"]},
         "clock": answers["clock"] or {"offset": None, "stratum": None},
         "uptime": answers["uptime"],
