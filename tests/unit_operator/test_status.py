@@ -21,7 +21,8 @@ ADDRESSES = "lo  UNKNOWN 127.0.0.1/8\neth0@if5  UP  10.77.0.11/24 10.77.0.5/32"
 
 
 def answer(state):
-    return json.dumps({"result": 0, "arguments": {"high-availability": [{"ha-servers": {"local": {"state": state}}}]}})
+    servers = {"local": {"state": state}, "remote": {"last-state": "ready"}}
+    return json.dumps({"result": 0, "arguments": {"high-availability": [{"ha-servers": servers}]}})
 
 
 def node(kind, address, *more, clock=0.0001, dhcp=None):

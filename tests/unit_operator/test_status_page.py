@@ -133,15 +133,6 @@ def test_counts_the_leases_of_all_subnets(page):
     assert page.known(lambda: page.leases({})) is None
 
 
-def test_reads_the_clock(page):
-    assert page.clock("0A4D000B,10.77.0.11,11,1763640000.1,-0.000123,0.0,0.0,0,0,0,0,0,64.0,Normal\n") == {
-        "offset": -0.000123,
-        "stratum": 11,
-    }
-    for text in ("", "00000000,,0,0.0,0.0,0.0,0.0,0,0,0,1.0,1.0,0.0,Not synchronised", "506 Cannot talk to daemon"):
-        assert page.known(lambda text=text: page.clock(text)) is None
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"), [(None, None), (59, "0 min"), (3599, "59 min"), (4379, "1 h 12 min"), (86400 * 3 + 7200, "3 d 2 h")]
 )
