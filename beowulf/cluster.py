@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import socket
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +22,19 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX) for path in INVENTORY.glob(f"*{SUFFIX}"))
 
 
+def flag(name: str) -> str:
+    """Return what a command that a person is told to run needs behind it to be about a cluster; nothing for the lab."""
+    return "" if name == "lab" else f" --cluster {name}"
+
+
 def rack_file(name: str) -> Path:
     """Return the rack file of a cluster."""
     path = INVENTORY / f"{name}{SUFFIX}"
     if path.parent != INVENTORY or not path.is_file():
-        near = difflib.get_close_matches(name, names(), 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import nearest
+
+        near = nearest(name, names())
+        meant = f" Did you mean {near}?" if near else ""
         raise Refusal(
             f"There is no cluster {name!r}: inventory/{Path(name).name}{SUFFIX} is missing.{meant} There are: {', '.join(names())}."
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 from beowulf import ssh
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure, OperatorError, Refusal
+from beowulf.errors import Failure, Interrupted, Refusal
 from beowulf.mpi_check import FACTOR, middle, outliers
 from beowulf.process import INTERRUPTED, ROOT, output, run
 
@@ -98,9 +98,7 @@ def attended(cluster: Cluster, node: str, folder: str, command: Sequence[str], u
     """Run a command on a node in a folder; its output is ours. Return its exit code."""
     code = run(remote(cluster, node, ATTENDED, folder, *command, user=user), stdin=subprocess.PIPE)
     if code == INTERRUPTED:
-        error = OperatorError("interrupted")
-        error.code = INTERRUPTED
-        raise error
+        raise Interrupted("interrupted")
     if code == LOST:
         raise Failure(f"The connection to {node} broke; what ran there has been told to end.")
     return code

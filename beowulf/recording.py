@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from beowulf import ara, ssh
+from beowulf import cluster as clusters
 from beowulf.errors import Failure
 from beowulf.process import environment
 
@@ -104,7 +105,7 @@ def choose(cluster: Cluster, local: bool) -> Server | None:
 def serve(cluster: Cluster, local: bool = False) -> None:
     """Print the address of the recorded runs; start a server here unless the deployer has one."""
     if server := choose(cluster, local):
-        flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+        flag = clusters.flag(cluster.name)
         print(f"{server.url}/\n  login: {server.username}, password: ./bootstrap secrets.show ara_admin{flag}\n  authority: {server.ca}")
     else:
         print(embedded(ara.start))

@@ -3,7 +3,8 @@
 import time
 
 from beowulf import backup
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.pki import identity
 

@@ -5,7 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from beowulf import playbook, ssh
-from beowulf.drill import VIP, Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import VIP, Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.process import output
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from beowulf import lock, playbook
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.errors import Failure
 from beowulf.figures import INFINITE, Figure
 from beowulf.pki import certificates, identity
