@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beowulf import deploy, host, lock, playbook, questions
+from beowulf import deploy, host, lock, playbook, questions, ssh
 from beowulf.errors import Failure, Refusal
-from beowulf.process import INTERRUPTED, output
+from beowulf.process import INTERRUPTED
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -183,10 +183,8 @@ def in_folder(place: str, *folders: Path) -> Copy:
 
 def on_node(cluster: Cluster, node: str) -> Copy:
     """Ask a node, over SSH, for the copy that it holds."""
-    command = cluster.ssh(node)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
     asked = questions.script({"backup": ASK, "refused": ASK_REFUSED})
-    result = output([*command, asked], timeout=LIMIT, limit=3 * STORY_LIMIT)
+    result = ssh.run(cluster, node, asked, timeout=LIMIT, limit=3 * STORY_LIMIT)
     found, _failed = questions.answers(result.stdout)
     if "refused" not in found:
         told = result.stderr.strip().splitlines()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import subprocess
 import zlib
@@ -11,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from beowulf import ssh
 from beowulf.cluster import Cluster
 from beowulf.compute import ask, ask_all, attended, slots
 from beowulf.errors import Failure, Refusal
@@ -212,7 +212,7 @@ def build(  # one parameter for each option of the task
 
 def copy(cluster: Cluster, node: str, source: str, destination: str, *options: str) -> None:
     """Copy a folder to a node or from it; a path on the node begins with a colon."""
-    *ssh, address = cluster.ssh(node)
+    shell, address = ssh.rsync(cluster, node)
     paths = [f"{address}{path}" if path.startswith(":") else path for path in (source, destination)]
-    if code := run(["rsync", "--archive", f"--rsh={shlex.join(ssh)}", *options, *paths], stdin=subprocess.DEVNULL):
+    if code := run(["rsync", "--archive", f"--rsh={shell}", *options, *paths], stdin=subprocess.DEVNULL):
         raise Failure(f"rsync ended with {code}: the tree could not be copied to or from {node}.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import socket
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from beowulf import ssh
 from beowulf.errors import Refusal
 from beowulf.process import ROOT, output
 
@@ -15,7 +15,6 @@ SUFFIX = ".rack.yml"
 INVENTORY = ROOT / "inventory"
 EXAMPLE = f"example{SUFFIX}"
 """No cluster, but what the rack file of one is copied from."""
-# Where Python finds the collection; Ansible knows from ansible.cfg.
 
 
 def names() -> list[str]:
@@ -23,12 +22,19 @@ def names() -> list[str]:
     return sorted(path.name.removesuffix(SUFFIX) for path in INVENTORY.glob(f"*{SUFFIX}"))
 
 
+def flag(name: str) -> str:
+    """Return what a command that a person is told to run needs behind it to be about a cluster; nothing for the lab."""
+    return "" if name == "lab" else f" --cluster {name}"
+
+
 def rack_file(name: str) -> Path:
     """Return the rack file of a cluster."""
     path = INVENTORY / f"{name}{SUFFIX}"
     if path.parent != INVENTORY or not path.is_file():
-        near = difflib.get_close_matches(name, names(), 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import nearest
+
+        near = nearest(name, names())
+        meant = f" Did you mean {near}?" if near else ""
         raise Refusal(
             f"There is no cluster {name!r}: inventory/{Path(name).name}{SUFFIX} is missing.{meant} There are: {', '.join(names())}."
         )
@@ -114,9 +120,7 @@ class Cluster:
 
     def group(self, name: str) -> list[str]:
         """Return the nodes of a group of the inventory."""
-        from ansible_collections.beowulf.cluster.plugins.plugin_utils import rack
-
-        return rack.derive(self.rack).groups[name]
+        return self.derived.groups[name]
 
     def container(self, node: str) -> str:
         """Return the name of a node's container."""
@@ -145,18 +149,4 @@ class Cluster:
 
     def ssh(self, node: str) -> list[str]:
         """Return the SSH command that reaches a node as Ansible does."""
-        variables = self.variables
-        # ssh believes nobody when it is told of a list and there is none.
-        revoked = Path(variables["rack_state_dir"]) / "ca" / "revoked.krl"
-        return [
-            "ssh", "-i", variables["rack_ssh_private_key"], "-l", variables["rack_ssh_user"],
-            "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=4",
-            # A node that loses its power says nothing: after half a minute of silence it counts as gone.
-            "-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3",
-            "-o", f"UserKnownHostsFile={variables['rack_state_dir']}/ssh/known_hosts",
-            "-o", f"GlobalKnownHostsFile={variables['rack_state_dir']}/ca/known_hosts",
-            "-o", f"CertificateFile={variables['rack_state_dir']}/ssh/id_ed25519-cert.pub",
-            "-o", f"HostKeyAlias={node}.{self.rack.domain}",
-            *(["-o", f"RevokedHostKeys={revoked}"] if revoked.is_file() else []),
-            str(self.rack.nodes[node].address),
-        ]  # fmt: skip
+        return ssh.way(self, node)

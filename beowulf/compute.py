@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tarfile
@@ -17,8 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from beowulf import ssh
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure, OperatorError, Refusal
+from beowulf.errors import Failure, Interrupted, Refusal
 from beowulf.mpi_check import FACTOR, middle, outliers
 from beowulf.process import INTERRUPTED, ROOT, output, run
 
@@ -64,7 +64,7 @@ def slots(cluster: Cluster, function: str) -> dict[str, int]:
 def remote(cluster: Cluster, node: str, script: str, *words: str, user: str = "") -> list[str]:
     """Return the command that runs a script in a login shell on a node, with words as its arguments."""
     account = ["sudo", "-H", "-u", user] if user else []
-    return [*cluster.ssh(node), shlex.join([*account, "bash", "-l", "-c", script, "bash", *words])]
+    return ssh.command(cluster, node, [*account, "bash", "-l", "-c", script, "bash", *words], may_ask=True)
 
 
 def ask(cluster: Cluster, node: str, script: str, *words: str, user: str = "", timeout: float = 60) -> str:
@@ -98,9 +98,7 @@ def attended(cluster: Cluster, node: str, folder: str, command: Sequence[str], u
     """Run a command on a node in a folder; its output is ours. Return its exit code."""
     code = run(remote(cluster, node, ATTENDED, folder, *command, user=user), stdin=subprocess.PIPE)
     if code == INTERRUPTED:
-        error = OperatorError("interrupted")
-        error.code = INTERRUPTED
-        raise error
+        raise Interrupted("interrupted")
     if code == LOST:
         raise Failure(f"The connection to {node} broke; what ran there has been told to end.")
     return code

@@ -13,6 +13,12 @@ class Failure(OperatorError):
     """It ran, and something failed: exit code 1."""
 
 
+class Interrupted(OperatorError):
+    """Somebody ended it, by Ctrl-C or SIGTERM: exit code 130."""
+
+    code = 130
+
+
 class Refusal(OperatorError):
     """Bad usage or a refused rack file, nothing was touched: exit code 2."""
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import socket
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from beowulf.cluster import Cluster
@@ -85,22 +81,10 @@ def is_known(cluster: Cluster, node: str) -> bool:
 
 
 def has_line(file: Path, name: str) -> bool:
-    """Say whether a file in the format of known_hosts (sshd(8)) has a key for a name."""
-    if not file.is_file():
-        return False
-    rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip() and not line.startswith("#")]
-    good = [row[1:] if row[0] == "@cert-authority" else row for row in rows if row[0] != "@revoked"]
-    # Names, kind of key, key
-    return any(names_match(row[0], name) for row in good if len(row) >= 3)
-
-
-def names_match(patterns: str, name: str) -> bool:
-    """Say whether the first field of a line is good for a name: names and patterns, or the hash of a name."""
-    if patterns.startswith("|1|"):
-        salt, digest = (base64.b64decode(part) for part in patterns.split("|")[2:4])
-        return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
-    matching = [pattern for pattern in patterns.lower().split(",") if fnmatchcase(name, pattern.removeprefix("!"))]
-    return bool(matching) and not any(pattern.startswith("!") for pattern in matching)
+    """Say whether a file in the format of known_hosts (sshd(8)) has a key for a name, which is not revoked there."""
+    # For each line: # Host NAME found: line NUMBER, and CA or REVOKED.
+    found = output(["ssh-keygen", "-F", name, "-f", str(file)], timeout=10).stdout.splitlines()
+    return any(line.startswith("# Host ") and not line.endswith(" REVOKED") for line in found)
 
 
 def shown(path: Path) -> str:

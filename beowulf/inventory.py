@@ -7,7 +7,6 @@ the nodes that a pattern of Ansible's matches.
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Mapping
@@ -83,13 +82,15 @@ def write(source: Path, destination: Path) -> dict[str, Any]:
 
 def select(source: Path, pattern: str) -> list[str]:
     """Return the nodes that a pattern of Ansible's matches; refuse a pattern of which a part matches nothing."""
+    from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import nearest
+
     result = output([sys.executable, "-m", "beowulf.inventory", str(source), pattern], env=environment())
     if result.returncode:
         raise Failure(f"Ansible cannot read {source.name}:\n{result.stderr.strip()}")
     found = json.loads(result.stdout)
     for part in found["unknown"]:
-        near = difflib.get_close_matches(part, found["names"], 1)
-        meant = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(found['names'])}."
+        near = nearest(part, found["names"])
+        meant = f" Did you mean {near}?" if near else f" There are: {', '.join(found['names'])}."
         raise Refusal(f"--limit {pattern}: no node and no group is called {part!r}.{meant}")
     if not found["nodes"]:
         raise Refusal(f"--limit {pattern}: this leaves no node.")

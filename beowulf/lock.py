@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from beowulf import cluster as clusters
+from beowulf import ssh
 from beowulf.errors import Refusal
 from beowulf.process import environment
 
@@ -181,9 +182,7 @@ def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
     if clusters.is_own(deployer["address"]):
         way = [*acting_as(user), "sh", "-c", command]
     else:
-        way = [*cluster.ssh(deployer["name"])]
-        way[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ControlPath=none", "-o", f"ConnectTimeout={CONNECT}"]
-        way += [command]
+        way = ssh.command(cluster, deployer["name"], command, options=(*ssh.FRESH, *ssh.connect_within(CONNECT)))
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # Not ended by the Ctrl-C that ends the run: the lock outlives it.
     child = subprocess.Popen(way, text=True, env=environment(), start_new_session=True, **pipes)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beowulf import inventory
+from beowulf import inventory, ssh
 from beowulf.cluster import Cluster
 from beowulf.errors import Failure, Refusal
 from beowulf.process import output
@@ -197,8 +197,7 @@ def ways(cluster: Cluster, nodes: Iterable[str], console: bool) -> dict[str, lis
     """Return how each node is reached: by SSH, or on the console of its container."""
     if console:
         return {node: ["podman", "exec", "--interactive", cluster.container(node), "sh", "-c", AUDIT] for node in nodes}
-    quoted = "'" + AUDIT.replace("'", "'\\''") + "'"
-    return {node: [*cluster.ssh(node), f"sudo -n sh -c {quoted}"] for node in nodes}
+    return {node: ssh.command(cluster, node, AUDIT, root=True, may_ask=True) for node in nodes}
 
 
 def rows(ratings: Mapping[str, Rating], types: Mapping[str, str]) -> list[str]:

@@ -11,9 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.progress_lines import duration
+from beowulf import cluster as clusters
 from beowulf import lock, process
 from beowulf.cluster import Cluster
-from beowulf.errors import Failure, OperatorError
+from beowulf.errors import Failure, Interrupted
 from beowulf.process import INTERRUPTED, environment, tool
 
 SHOWN = 5
@@ -113,17 +115,11 @@ def counts(summary: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def took(seconds: float) -> str:
-    """Say how long it took."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def success(task: str, name: str, summary: Mapping[str, Any], check: bool) -> list[str]:
     """Write the end of a run that went well."""
     count = counts(summary)
     changed = f"{count['changed']} {'would change' if check else 'changed'}"
-    lines = [f"{task} {name}: done in {took(summary['seconds'])}, {count['nodes']} nodes, {changed}"]
+    lines = [f"{task} {name}: done in {duration(summary['seconds'])}, {count['nodes']} nodes, {changed}"]
     return lines + [f"  note: {note}" for note in summary.get("notes", ())]
 
 
@@ -131,7 +127,7 @@ def failure(task: str, name: str, summary: Mapping[str, Any]) -> list[str]:
     """Write the end of a run that failed: which node, which task, why."""
     count = counts(summary)
     lines = [
-        f"{task} {name}: FAILED after {took(summary['seconds'])}, of {count['nodes']} nodes "
+        f"{task} {name}: FAILED after {duration(summary['seconds'])}, of {count['nodes']} nodes "
         f"{count['failed']} failed and {count['unreachable']} could not be reached"
     ]
     shown = summary["failures"][:SHOWN]
@@ -145,12 +141,10 @@ def failure(task: str, name: str, summary: Mapping[str, Any]) -> list[str]:
 def conclude(task: str, cluster: Cluster, code: int, summary: dict[str, Any] | None, check: bool = False) -> None:
     """Say how it went, where to look and what to do next; raise unless all is well."""
     if code == INTERRUPTED:
-        error = OperatorError(f"{task} {cluster.name}: interrupted. The same command goes on where it was.")
-        error.code = INTERRUPTED
-        raise error
+        raise Interrupted(f"{task} {cluster.name}: interrupted. The same command goes on where it was.")
     if summary is None:
         raise Failure(f"{task} {cluster.name}: ansible-playbook ended with {code} before the end of a run; its message is above.")
-    flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+    flag = clusters.flag(cluster.name)
     recorded = [f"  recorded: {summary['recorded']}"] if summary.get("recorded") else []
     if code == 0:
         lines = success(task, cluster.name, summary, check) + recorded

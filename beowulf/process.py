@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from beowulf.errors import Refusal
+from beowulf.errors import Interrupted, Refusal
 
 ROOT = Path(__file__).resolve().parent.parent
-INTERRUPTED = 130
+INTERRUPTED = Interrupted.code
 PATIENCE = 15
 SOCKET = 107
 """Bytes of the path of a socket (unix(7), sun_path)."""

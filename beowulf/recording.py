@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from beowulf import ara
+from beowulf import ara, ssh
+from beowulf import cluster as clusters
 from beowulf.errors import Failure
 from beowulf.process import environment
 
@@ -104,7 +105,7 @@ def choose(cluster: Cluster, local: bool) -> Server | None:
 def serve(cluster: Cluster, local: bool = False) -> None:
     """Print the address of the recorded runs; start a server here unless the deployer has one."""
     if server := choose(cluster, local):
-        flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+        flag = clusters.flag(cluster.name)
         print(f"{server.url}/\n  login: {server.username}, password: ./bootstrap secrets.show ara_admin{flag}\n  authority: {server.ca}")
     else:
         print(embedded(ara.start))
@@ -119,7 +120,7 @@ def report(cluster: Cluster, folder: Path, local: bool = False) -> None:
     """Write the recorded runs into a folder, as pages that need no server."""
     if choose(cluster, local):
         deployer = next(name for name, node in cluster.rack.nodes.items() if node.type == "deployer")
-        fetch([*cluster.ssh(deployer), "sh"], folder)
+        fetch(ssh.command(cluster, deployer, ["sh"], may_ask=True), folder)
     else:
         embedded(ara.report, folder)
     print(folder / "index.html")

@@ -6,13 +6,12 @@ that is killed anywhere leaves each key with one of two passphrases that are bot
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from beowulf import backup, lock, playbook, secrets
+from beowulf import backup, lock, playbook, secrets, ssh
 from beowulf.errors import Failure, Refusal
 from beowulf.pki import identity, rotation
 from beowulf.process import environment
@@ -108,7 +107,8 @@ def run(command: Sequence[str], old: str, new: str, where: str) -> None:
 
 def on_deployer(cluster: Cluster, program: str, *arguments: str) -> list[str]:
     """Return the command that runs a Python program as root on the deployer."""
-    return [*cluster.ssh(cluster.variables["rack_deployer"]["name"]), f"sudo -n python3 -c {shlex.quote(program)} {shlex.join(arguments)}"]
+    words = ["python3", "-c", program, *arguments]
+    return ssh.command(cluster, cluster.variables["rack_deployer"]["name"], words, root=True, may_ask=True)
 
 
 def authority(cluster: Cluster, old: str, new: str) -> None:

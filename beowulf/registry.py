@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from beowulf import lock
+from ansible_collections.beowulf.cluster.plugins.module_utils import kea_control
+from beowulf import kea, lock, ssh
 from beowulf.errors import Failure, Refusal
-from beowulf.health.queries import KEA_SOCKET
-from beowulf.process import output
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -25,13 +23,6 @@ KEPT = 3600
 LIMIT = 10.0
 LARGEST = 16 << 20
 """Bytes of leases that a server may answer with."""
-ASK = (
-    "import socket; s = socket.socket(socket.AF_UNIX); s.settimeout(5); "
-    f"s.connect('{KEA_SOCKET}'); s.sendall(b'{{\"command\": \"lease4-get-all\"}}'); s.shutdown(1); "
-    "print(b''.join(iter(lambda: s.recv(65536), b'')).decode())"
-)
-# Kea's results: done, and done without finding any.
-ANSWERED = (0, 3)
 # What is used of a lease, and its type: a server says these things, and what it says may be anything.
 PARTS = {"hw-address": str, "ip-address": str, "hostname": str, "cltt": int}
 
@@ -40,7 +31,7 @@ def leases(text: str) -> list[dict[str, Any]] | None:
     """Return the leases in Kea's answer to `lease4-get-all`, without what is none; None when it is no answer."""
     try:
         answer = json.loads(text)
-        if answer["result"] not in ANSWERED:
+        if answer["result"] not in (kea_control.DONE, kea_control.EMPTY):
             return None
         # State 0: neither declined nor reclaimed.
         return [
@@ -68,9 +59,7 @@ def strangers(found: Iterable[Mapping[str, Any]], known: Iterable[str]) -> dict[
 
 def ask(cluster: Cluster, node: str) -> list[dict[str, Any]] | None:
     """Return the leases that a DHCP server knows of; None when it does not answer."""
-    command = cluster.ssh(node)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    return leases(output([*command, f"sudo -n python3 -c {shlex.quote(ASK)}"], timeout=LIMIT, limit=LARGEST).stdout)
+    return leases(ssh.run(cluster, node, kea.question("lease4-get-all"), root=True, timeout=LIMIT, limit=LARGEST).stdout)
 
 
 def password() -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from beowulf import cluster as clusters
 from beowulf.cluster import Cluster
 from beowulf.errors import Refusal
 
@@ -75,5 +76,5 @@ def passphrases(cluster: Cluster, name: str) -> list[str]:
 
 def next_step(cluster: Cluster) -> str:
     """Say that the nodes do not know yet."""
-    flag = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+    flag = clusters.flag(cluster.name)
     return f"  next: ./bootstrap deploy{flag}, which takes it to the nodes; until then they have the old one"

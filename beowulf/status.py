@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from beowulf import backup, questions, recording
+from beowulf import backup, questions, recording, ssh
 from beowulf.health import judgement, queries, readings
-from beowulf.process import output
 from beowulf.terminal import plain_data
 
 if TYPE_CHECKING:
@@ -36,15 +35,13 @@ def serial(zone: str, address: str) -> int | None:
 
 def ask_node(cluster: Cluster, node: str) -> dict[str, Any]:
     """Ask one node everything, over SSH."""
-    command = cluster.ssh(node)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
     asked = {"lanservices": queries.DHCP_QUESTIONS, "deployer": queries.BACKUP_QUESTIONS}.get(
         cluster.rack.nodes[node].type, queries.QUESTIONS
     )
     if node in cluster.group("k3s_server"):
         asked = queries.K3S_QUESTIONS
     before = time.time()
-    result = output([*command, "sh", "-s"], timeout=queries.LIMIT, text=questions.script(asked), limit=queries.LARGEST)
+    result = ssh.run(cluster, node, ["sh", "-s"], text=questions.script(asked), timeout=queries.LIMIT, limit=queries.LARGEST)
     after = time.time()
     found, failed = questions.answers(result.stdout)
     if "addresses" not in found:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ansible_collections.beowulf.cluster.plugins.module_utils import health
 from beowulf import backup
 from beowulf.health import queries
 
-if TYPE_CHECKING:
-    pass
-
-CLOCK = 0.1
 SKEW = 5.0
 """Seconds by which a node's clock may differ from this machine's, beside the time that the question took."""
 FULL = 85
@@ -22,7 +19,6 @@ STALE = 300
 """Seconds after which a watch that runs several times a minute, or every minute, has not looked for too long."""
 POOL_LEFT = 3
 """Addresses left in the pool from which on it is told that there will soon be none."""
-GOOD_HA = {"hot-standby", "load-balancing"}
 PATIENCE = 2 * 86400
 """Seconds after half of its life in which a certificate is renewed, or a quarter of its life where that is less."""
 SOON_ROOT = 180 * 86400
@@ -39,23 +35,22 @@ def judge(state: dict[str, Any]) -> dict[str, Any]:
     if len(state["vip_holders"]) != 1:
         problems.append(f"the VIP {state['vip']} is held by {' and '.join(state['vip_holders']) or 'nobody'}")
     for name in state["lanservices"]:
-        if nodes[name]["up"] and nodes[name]["dhcp"] not in GOOD_HA:
+        if nodes[name]["up"] and not health.pair_works(nodes[name]["dhcp"]):
             problems.append(f"DHCP on {name} is {nodes[name]['dhcp'] or 'down'}")
     for one in {(one["server"], one["mac"]): one for node in nodes.values() for one in node.get("foreign_dhcp", ())}.values():
         problems.append(f"a foreign DHCP server {one['server']} ({one['mac']}) offers addresses on the LAN")
     problems += judge_dhcp(state)
     problems += judge_k3s(state)
     for zone, servers in state["serials"].items():
-        problems += [f"DNS on {name} does not serve {zone}" for name, number in servers.items() if number is None]
-        if len({number for number in servers.values() if number is not None}) > 1:
+        silent, differ = health.zone_faults(servers)
+        problems += [f"DNS on {name} does not serve {zone}" for name in silent]
+        if differ:
             problems.append(f"the servers have different versions of {zone}")
     problems += judge_dynamic(state)
     problems += judge_backups(state)
     for name, node in nodes.items():
-        if node["up"] and node["clock"] is None:
-            problems.append(f"the clock of {name} is not synchronised")
-        elif node["up"] and abs(node["clock"]) > CLOCK:
-            problems.append(f"the clock of {name} is {node['clock']:+.3f} s off")
+        if node["up"] and (fault := health.clock_fault(node["clock"])):
+            problems.append(f"the clock of {name} {fault}")
     problems += judge_trust(nodes)
     problems += judge_machines(nodes)
     return {**state, "problems": problems, "healthy": not problems}
@@ -102,13 +97,13 @@ def pool(found: Any) -> tuple[int, int, int] | None:
 
 def judge_dynamic(state: Mapping[str, Any]) -> list[str]:
     """Return which name servers lack dynamic zones, maybe one for each address of the pool, or have other versions of them."""
-    zones = state.get("dynamic", {})
+    zones = {zone: health.zone_faults(servers) for zone, servers in state.get("dynamic", {}).items()}
     problems = []
     for name in state["lanservices"]:
-        if missing := [zone for zone, servers in zones.items() if servers[name] is None]:
+        if missing := [zone for zone, (silent, _differ) in zones.items() if name in silent]:
             what = missing[0] if len(missing) == 1 else f"{len(missing)} of {len(zones)} dynamic zones, {missing[0]} among them"
             problems.append(f"DNS on {name} does not serve {what}: ./bootstrap deploy --tags dns")
-    differing = [zone for zone, servers in zones.items() if None not in servers.values() and len(set(servers.values())) > 1]
+    differing = [zone for zone, (_silent, differ) in zones.items() if differ]
     return problems + [f"the servers have different versions of {zone}: ./bootstrap deploy --tags dns" for zone in differing[:SHOWN]]
 
 

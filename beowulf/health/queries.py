@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
 
-from beowulf import backup
+from beowulf import backup, kea
 from beowulf.pki import identity
-
-if TYPE_CHECKING:
-    pass
 
 LIMIT = 10.0
 LARGEST = 1 << 20
 """Bytes that a node may answer with; whoever says more is not listened to."""
-KEA_SOCKET = "/run/kea/kea4-ctrl-socket"
 # One connection to a node: what follows a line `== name` is the answer to that question.
-KEA_ASK = (
-    "import socket;s=socket.socket(socket.AF_UNIX);s.settimeout(3);"
-    f"s.connect('{KEA_SOCKET}');s.sendall(b'{{\\\"command\\\":\\\"status-get\\\"}}');s.shutdown(1);"
-    "print(b''.join(iter(lambda:s.recv(65536),b'')).decode())"
-)
 # What a node has of each: the certificates that it shows others, and on the authority those that signed them.
 SSH_CERTIFICATES = {
     "/etc/ssh/ssh_host_ed25519_key-cert.pub": "SSH certificate",
@@ -72,7 +63,7 @@ K3S_QUESTIONS = QUESTIONS | {
 DHCP_QUESTIONS = QUESTIONS | {
     "backup": BACKUP_ASK,
     "refused": backup.ASK_REFUSED,
-    "dhcp": f'sudo -n python3 -c "{KEA_ASK}"',
+    "dhcp": f"sudo -n {shlex.join(kea.question('status-get'))}",
     "strangers": "sudo -n cat /run/dhcp-watch/strangers.json",
     "pair": "cat /run/dhcp-pair/state.json",
 }

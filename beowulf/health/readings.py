@@ -7,12 +7,10 @@ import math
 import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ansible_collections.beowulf.cluster.plugins.module_utils import health, kea_control
 from beowulf.health import queries
-
-if TYPE_CHECKING:
-    pass
 
 
 def addresses(text: str) -> set[str]:
@@ -21,20 +19,15 @@ def addresses(text: str) -> set[str]:
 
 
 def clock_offset(text: str) -> float | None:
-    """Return the seconds a clock is off, from `chronyc -c tracking`; None while it is not synchronised.
-
-    A server that keeps the cluster's time by itself, for want of one outside, is its own reference.
-    """
-    fields = text.strip().split(",")
-    if len(fields) < 14 or fields[0] == "00000000" or fields[13] == "Not synchronised":
-        return None
-    return number(fields[4])
+    """Return the seconds a clock is off, from `chronyc -c tracking`; None while it is not synchronised."""
+    found = health.clock(text)
+    return found[0] if found else None
 
 
 def ha_state(text: str) -> str | None:
     """Return the state of a Kea server in its pair, from the answer to `status-get`."""
     try:
-        return json.loads(text)["arguments"]["high-availability"][0]["ha-servers"]["local"]["state"]
+        return kea_control.pair(json.loads(text)["arguments"])[0]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from beowulf import secrets as vault
+from beowulf import ssh
 from beowulf.errors import Failure, Refusal
 from beowulf.pki import identity
 from beowulf.process import environment, output
@@ -104,13 +105,8 @@ def deliver(cluster: Cluster) -> bool:
     if not (found := waiting(cluster)):
         return True
     text = "".join(f"{path.name} {path.read_text(encoding='ascii').strip()}\n" for path in found)
-    command = identity.on_authority(cluster, KEEP_RECORDS)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={identity.CONNECT}"]
-    try:
-        result = subprocess.run(command, env=environment(), input=text, capture_output=True, text=True, timeout=15, check=False)
-        told = result.returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        told = False
+    deployer, options = cluster.variables["rack_deployer"]["name"], ssh.connect_within(identity.CONNECT)
+    told = ssh.run(cluster, deployer, KEEP_RECORDS, root=True, options=options, text=text, timeout=15).returncode == 0
     for path in found if told else []:
         path.unlink(missing_ok=True)
     return told

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from beowulf.errors import Failure
 from beowulf.pki import certificates, identity
-from beowulf.process import output
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -149,7 +148,7 @@ def read_records(text: str) -> Records:
 def ask_authority(cluster: Cluster) -> Records:
     """Return what the authority knows, with what was signed on controllers. Raises Failure when it does not answer."""
     certificates.deliver(cluster)
-    result = output(identity.on_authority(cluster, LIST_RECORDS), timeout=30)
+    result = identity.on_authority(cluster, LIST_RECORDS, timeout=30)
     if result.returncode:
         raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
     return read_records(result.stdout)
@@ -181,7 +180,7 @@ def fingerprint(key: str) -> str:
 
 def kept(cluster: Cluster) -> list[Kept]:
     """Return all files of the authority with keys that were ever signed. Raises Failure when it does not answer."""
-    result = output(identity.on_authority(cluster, LIST_KEYS.replace("MINUTES", str(cluster.rack.ca.host_days * 1440))), timeout=60)
+    result = identity.on_authority(cluster, LIST_KEYS.replace("MINUTES", str(cluster.rack.ca.host_days * 1440)), timeout=60)
     if result.returncode:
         raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
     found = []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shlex
 import socket
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
+from beowulf import ssh
 from beowulf.cluster import is_own
 from beowulf.errors import Refusal
 
@@ -48,9 +49,9 @@ def insist_on_own_name(cluster: Cluster) -> None:
         )
 
 
-def on_authority(cluster: Cluster, script: str) -> list[str]:
-    """Return the command that runs a shell script as root on the authority."""
-    return [*cluster.ssh(cluster.variables["rack_deployer"]["name"]), f"sudo -n sh -c {shlex.quote(script)}"]
+def on_authority(cluster: Cluster, script: str, timeout: float) -> CompletedProcess[str]:
+    """Run a shell script as root on the authority."""
+    return ssh.run(cluster, cluster.variables["rack_deployer"]["name"], script, root=True, may_ask=True, timeout=timeout)
 
 
 def node_named(cluster: Cluster, name: str) -> str:

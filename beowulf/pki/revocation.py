@@ -187,7 +187,7 @@ def unrevoke(cluster: Cluster, what: str) -> None:
     That is a serial number, a public key, a name of a certificate, or a node, for the keys that it has today.
     """
     certificates.refresh(cluster)
-    result = output(identity.on_authority(cluster, f"cat {identity.FOLDER}/revoked"), timeout=30)
+    result = identity.on_authority(cluster, f"cat {identity.FOLDER}/revoked", timeout=30)
     if result.returncode:
         raise Failure(f"The authority does not answer: {(result.stderr or result.stdout).strip()}")
     listed = in_force(result.stdout.splitlines())

@@ -5,10 +5,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from beowulf import lock, playbook
+from beowulf import lock, playbook, ssh
 from beowulf.errors import Refusal
 from beowulf.pki import certificates, database, identity
-from beowulf.process import output
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -25,9 +24,7 @@ def renew(cluster: Cluster) -> None:
 
 def absence(cluster: Cluster, node: str) -> str:
     """Return why a node does not let this controller in as root; nothing when it does."""
-    command = cluster.ssh(node)
-    command[1:1] = ["-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
-    result = output([*command, "sudo -n true"], timeout=15)
+    result = ssh.run(cluster, node, ["true"], root=True, timeout=15)
     if not result.returncode:
         return ""
     return (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beowulf import build, compute
-from beowulf.drill import Lab, drill
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab
 from beowulf.errors import Failure
 from beowulf.figures import Figure
 from beowulf.process import ROOT, environment, tool

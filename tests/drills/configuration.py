@@ -5,7 +5,8 @@ import time
 import yaml
 
 from beowulf import playbook
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.errors import Failure
 from beowulf.figures import Figure
 from beowulf.process import ROOT, output, tool

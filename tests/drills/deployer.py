@@ -1,13 +1,12 @@
 """The deployer: it may be away, and even lost for good; the cluster runs on, and it comes back with all that it knew."""
 
 import time
-from pathlib import Path
 
 from beowulf import backup
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.pki import identity
-from beowulf.process import output
 
 TARGET = 600
 """Seconds for a deployer to be what it was, from the moment that it is missing."""
@@ -23,13 +22,6 @@ def recorded(lab: Lab, deployer: str) -> set[int]:
 def authority(lab: Lab, deployer: str) -> str:
     """Return the fingerprints of the authority's keys."""
     return lab.run(deployer, "cd /var/lib/cluster-ca && for key in ssh/*.pub; do ssh-keygen -l -f $key; done; sha256sum tls/root.crt")
-
-
-def admitted(lab: Lab, node: str, certificate: Path) -> bool:
-    """Say whether a node lets this controller in with a certificate."""
-    own = str(identity.own_certificate(lab.cluster))
-    way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
-    return output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20).returncode == 0
 
 
 @drill("13, amnesia")
@@ -51,7 +43,7 @@ def lose_deployer(lab: Lab):
         yield Figure("runs before", len(runs), 1, unit="", least=True)
         yield Figure("runs forgotten", len(runs - recorded(lab, deployer)), 0, unit="")
         yield Figure("keys of the authority that changed", float(authority(lab, deployer) != keys), 0, unit="")
-        yield Figure("nodes that refuse an older certificate", sum(not admitted(lab, node, kept) for node in lab.address), 0, unit="")
+        yield Figure("nodes that refuse an older certificate", sum(not lab.admits(node, kept) for node in lab.address), 0, unit="")
         yield from unnoticed(watch)
         yield Figure("the time not told", watch.failed("time"), 0, unit="")
         yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)

@@ -5,7 +5,8 @@ import json
 import time
 
 from beowulf import playbook
-from beowulf.drill import VIP, Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import VIP, Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.probe import TWICE
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 
 from beowulf import backup
-from beowulf.drill import VIP, Lab, drill
+from beowulf.drill import drill
+from beowulf.drill_lab import VIP, Lab
 from beowulf.errors import Failure
 from beowulf.figures import Figure
 from beowulf.probe import TWICE

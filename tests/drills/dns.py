@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 
 from beowulf import playbook
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.errors import Failure
 from beowulf.figures import Figure
 from beowulf.process import tool

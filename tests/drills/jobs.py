@@ -3,7 +3,8 @@
 import shlex
 import time
 
-from beowulf.drill import Lab, drill
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab
 from beowulf.errors import Failure
 from beowulf.figures import Figure
 

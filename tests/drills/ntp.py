@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Iterator
 
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.health.readings import clock_offset
 

@@ -4,8 +4,9 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from beowulf import playbook
-from beowulf.drill import VIP, Lab, drill, unnoticed
+from beowulf import playbook, ssh
+from beowulf.drill import drill
+from beowulf.drill_lab import VIP, Lab, unnoticed
 from beowulf.figures import Figure
 from beowulf.process import output
 
@@ -188,8 +189,7 @@ def locked_out(lab: Lab):
     rules = "nft list table inet beowulf; cat /etc/nftables.d/*.nft"
     before = lab.run(node, rules)
     command = playbook.command(lab.cluster, "site", options=[f"--limit={node}", "--tags=firewall", "--extra-vars=firewall_ssh_port=2222"])
-    way = [*lab.cluster.ssh(node), "true"]
-    way[1:1] = ["-o", "BatchMode=yes", "-o", "ControlPath=none"]
+    way = ssh.command(lab.cluster, node, ["true"], options=ssh.FRESH)
     began = time.monotonic()
     code, _summary = lab.play(command)
     shut = output(way, timeout=20).returncode != 0

@@ -1,6 +1,7 @@
 """A machine boots from the network whichever LAN server is left."""
 
-from beowulf.drill import Lab, drill
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab
 from beowulf.figures import Figure
 
 BOOT = """

@@ -16,7 +16,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from beowulf import lock, playbook
-from beowulf.drill import Lab, drill, unnoticed
+from beowulf.drill import drill
+from beowulf.drill_lab import Lab, unnoticed
 from beowulf.errors import Failure
 from beowulf.figures import INFINITE, Figure
 from beowulf.pki import certificates, identity
@@ -44,7 +45,7 @@ def done(lab: Lab, *words: str) -> None:
 
 def on_deployer(lab: Lab, command: str) -> list[str]:
     """Return the command that runs another one on the deployer as its user does, in the project's folder."""
-    return [*lab.ssh(lab.variables["rack_deployer"]["name"]), f"bash -lc {shlex.quote(f'cd /srv/beowulf && exec {command}')}"]
+    return lab.ssh(lab.variables["rack_deployer"]["name"], ["bash", "-lc", f"cd /srv/beowulf && exec {command}"])
 
 
 @contextlib.contextmanager
@@ -59,16 +60,6 @@ def signed(lab: Lab, name: str) -> Iterator[Path]:
         place.unlink(missing_ok=True)
 
 
-def admitted(lab: Lab, node: str, certificate: Path) -> bool:
-    """Say whether a node lets this controller in with a certificate; not whether it does not answer."""
-    own = str(identity.own_certificate(lab.cluster))
-    way = [part.replace(own, str(certificate)) for part in lab.cluster.ssh(node)]
-    result = output([*way[:-1], "-o", "BatchMode=yes", "-o", "ControlPath=none", way[-1], "true"], timeout=20)
-    if result.returncode and "Permission denied" not in result.stderr:
-        raise Failure(f"{node} does not answer: {result.stderr.strip()}")
-    return result.returncode == 0
-
-
 def holder(lab: Lab) -> dict[str, str]:
     """Return who holds the cluster's lock, as it says; nothing while it is free."""
     path = lock.FILE.format(cluster=lab.cluster.rack.cluster, user=lab.variables["rack_ssh_user"])
@@ -81,10 +72,10 @@ def revoked_on_rebuilt_node(lab: Lab):
     node = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
     name = f"drill-{uuid.uuid4().hex[:12]}"
     with signed(lab, name) as certificate:
-        yield Figure("admitted before", float(admitted(lab, node, certificate)), 1, unit="", least=True)
+        yield Figure("admitted before", float(lab.admits(node, certificate)), 1, unit="", least=True)
         done(lab, "ca.revoke", name)
         lab.podman("rm", "--force", "--time=0", "--volumes", lab.cluster.container(node))
-        output(["ssh", "-O", "exit", *lab.ssh(node)[1:]], timeout=5)
+        lab.hang_up(node)
         began = time.monotonic()
         # With the deployer, which keeps the host keys of all.
         limit = f"--limit={node},{lab.variables['rack_deployer']['name']}"
@@ -93,8 +84,8 @@ def revoked_on_rebuilt_node(lab: Lab):
             if code:
                 raise Failure(f"the node was not made anew ({code})")
         yield Figure("made anew after", time.monotonic() - began, 240, loose=True)
-        yield Figure("admitted on the new node", float(admitted(lab, node, certificate)), 0, unit="")
-        yield Figure("good ones refused there", float(not admitted(lab, node, identity.own_certificate(lab.cluster))), 0, unit="")
+        yield Figure("admitted on the new node", float(lab.admits(node, certificate)), 0, unit="")
+        yield Figure("good ones refused there", float(not lab.admits(node, identity.own_certificate(lab.cluster))), 0, unit="")
 
 
 @drill("21")
@@ -151,7 +142,7 @@ def refusals(lab: Lab, certificate: Path, child: subprocess.Popen) -> int:
     count = 0
     while child.poll() is None:
         for node in lab.address:
-            count += not admitted(lab, node, certificate)
+            count += not lab.admits(node, certificate)
         time.sleep(1)
     return count
 
@@ -330,8 +321,8 @@ def rotate_authority(lab: Lab):
         yield Figure("nodes that the other controller does not reach", unreached(lab), 0, unit="")
         done(lab, "ca.rotate", "--finish")
         good = identity.own_certificate(lab.cluster)
-        yield Figure("nodes that refuse the new certificate", sum(not admitted(lab, node, good) for node in lab.address), 0, unit="")
-        yield Figure("nodes that admit an old one", sum(admitted(lab, node, certificate) for node in lab.address), 0, unit="")
+        yield Figure("nodes that refuse the new certificate", sum(not lab.admits(node, good) for node in lab.address), 0, unit="")
+        yield Figure("nodes that admit an old one", sum(lab.admits(node, certificate) for node in lab.address), 0, unit="")
     yield from (*figures, *after)
     yield Figure("nodes that the other controller does not reach in the end", unreached(lab), 0, unit="")
     members = len(lab.cluster.group("mpi"))
@@ -488,9 +479,7 @@ def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules and files as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
     # Who failed too often is kept out for a while (PerSourcePenalties).
-    yield Figure(
-        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
-    )
+    yield Figure("let in after", lab.until(lambda: lab.admits(node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
 
 
 @drill("lock-out, SSH")
@@ -516,9 +505,7 @@ def rules_stay_when_a_check_fails(lab: Lab):
     code, _summary = lab.play(playbook.command(lab.cluster, "site", options=options))
     yield Figure("the deploy says that it failed", float(code != 0), 1, unit="", least=True)
     yield Figure("rules as before", float(lab.run(node, rules) == before), 1, unit="", least=True)
-    yield Figure(
-        "let in after", lab.until(lambda: admitted(lab, node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True
-    )
+    yield Figure("let in after", lab.until(lambda: lab.admits(node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
 
 
 @drill("torn list, SSH")
@@ -527,9 +514,9 @@ def torn_list_of_what_is_revoked(lab: Lab):
     node, good = lab.client, identity.own_certificate(lab.cluster)
     before = lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl")
     lab.run(node, "truncate -s 30 /etc/ssh/cluster/revoked.krl")
-    yield Figure("admitted with the torn one", float(admitted(lab, node, good)), 0, unit="")
+    yield Figure("admitted with the torn one", float(lab.admits(node, good)), 0, unit="")
     lab.power_off(node)
     lab.power_on(node)
-    yield Figure("let in after", lab.until(lambda: admitted(lab, node, good), 60, "let in"), 60, loose=True)
+    yield Figure("let in after", lab.until(lambda: lab.admits(node, good), 60, "let in"), 60, loose=True)
     yield Figure("the list is as before", float(lab.run(node, "sha256sum </etc/ssh/cluster/revoked.krl") == before), 1, unit="", least=True)
     lab.until_healthy()

@@ -4,7 +4,8 @@ import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from beowulf.drill import VIP, Lab, drill
+from beowulf.drill import drill
+from beowulf.drill_lab import VIP, Lab
 from beowulf.figures import Figure
 
 CONFIGURATION = "/etc/keepalived/keepalived.conf"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,6 +24,10 @@ def imported(tree: ast.AST) -> set[str]:
             parts = node.module.split(".")[1:]
             names = {".".join(parts), *(".".join([*parts, alias.name]) for alias in node.names)}
             found |= names & set(MODULES)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("beowulf.") for alias in node.names if alias.name.startswith("beowulf.")} & set(MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"a relative import, which is not followed here: {ast.unparse(node)}")
         found |= imported(node)
     return found
 
@@ -46,3 +52,13 @@ def test_modules_are_imported_at_the_top():
         for name, tree in MODULES.items()
     }
     assert {name: found for name, found in inner.items() if found} == {}
+
+
+def test_the_collection_is_imported_behind_ansibles_loader():
+    """Where both are in one process, Ansible finds nothing in a collection that Python has imported by itself before."""
+    program = (
+        "import sys, beowulf.inventory, beowulf.first_contact  # the latter by the tests, before those of the collection\n"
+        "assert not [name for name in sys.modules if name.startswith('ansible_collections')]"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr == ""

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from beowulf import build, drill, drill_report, figures, lock, playbook, probe
+from beowulf import build, drill, drill_lab, drill_report, figures, lock, playbook, probe
 from beowulf.__main__ import named
-from beowulf.drill import Watch
+from beowulf.cluster import Cluster
+from beowulf.drill_lab import Watch
 from beowulf.errors import Failure, Refusal
 from beowulf.figures import Figure
 
@@ -225,7 +226,7 @@ def test_a_plot_ends_at_a_round_number(value, end):
     assert drill_report.scale({"values": [value], "bound": None}) == pytest.approx(end)
 
 
-class Broken(drill.Lab):
+class Broken(drill_lab.Lab):
     """A lab that is never healthy and says when it gets power."""
 
     def __init__(self):
@@ -331,8 +332,8 @@ def test_what_a_drill_deploys_it_deploys_alone(monkeypatch):
     lab.cluster = None
     assert lab.play(["ansible-playbook"]) == (0, None)
     assert told == ["locked for drill", "ran", "free"]
-    for path in [*drill.FOLDER.glob("*.py"), Path(drill.__file__)]:
-        assert path.read_text(encoding="utf-8").count("playbook.run(") == (path == Path(drill.__file__)), path
+    for path in [*drill.FOLDER.glob("*.py"), Path(drill.__file__), Path(drill_lab.__file__)]:
+        assert path.read_text(encoding="utf-8").count("playbook.run(") == (path == Path(drill_lab.__file__)), path
 
 
 def test_a_drill_that_somebody_else_keeps_from_deploying_has_failed():
@@ -364,3 +365,26 @@ def test_the_figures_are_kept_when_the_deploy_afterwards_cannot_be(monkeypatch):
     left = {"hosts": {"gamma": counts}, "changes": [{"node": "gamma", "task": "jobs : Create the mount point"}]}
     monkeypatch.setattr(Broken, "play", lambda *_: (0, left))
     assert drill.redeploy(lab) == (1, "the deploy after the drills changed 1: gamma: jobs : Create the mount point")
+
+
+@pytest.mark.parametrize(
+    ("program", "admits"),
+    [("exit 0", True), ("echo 'admin@10.77.0.21: Permission denied (publickey).' >&2; exit 255", False), ("echo gone >&2; exit 255", None)],
+)
+def test_a_node_that_does_not_answer_has_refused_nobody(program, admits, tmp_path, monkeypatch):
+    """The certificate takes the place of the controller's own, on a connection of its own."""
+    (tmp_path / "ssh").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >{tmp_path}/told\n{program}\n")
+    (tmp_path / "ssh").chmod(0o755)
+    cluster = Cluster("lab")
+    real = cluster.ssh("gamma")
+    monkeypatch.setattr(cluster, "ssh", lambda node: [str(tmp_path / "ssh"), *real[1:]])
+    lab = drill_lab.Lab(cluster)
+    if admits is None:
+        with pytest.raises(Failure, match="gamma does not answer: gone"):
+            lab.admits("gamma", Path("/other-cert.pub"))
+    else:
+        assert lab.admits("gamma", Path("/other-cert.pub")) is admits
+    told = (tmp_path / "told").read_text().splitlines()
+    assert [word for word in told if word.startswith("CertificateFile=")] == ["CertificateFile=/other-cert.pub"]
+    assert {"ControlPath=none", "BatchMode=yes"} <= set(told)
+    assert told[-2:] == [real[-1], "true"]

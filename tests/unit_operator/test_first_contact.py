@@ -86,6 +86,24 @@ def test_a_hashed_name_is_recognised(tmp_path):
     assert not first_contact.has_line(tmp_path / "known_hosts", "left.home.internal")
 
 
+@pytest.mark.parametrize(
+    ("lines", "known"),
+    [
+        ("", False),
+        ("desk.home.internal\n", False),
+        ("desk.home.internal ssh-ed25519\n", False),
+        (f"# Host desk.home.internal found: line 1\n#desk.home.internal {KEY}\n", False),
+        (f"@revoked desk.home.internal {KEY}\n", False),
+        (f"@revoked * {KEY}\ndesk.home.internal {KEY}\n", True),
+        (f"desk.home.internal {KEY}", True),
+    ],
+)
+def test_what_is_no_key_vouches_for_nobody(lines, known, tmp_path):
+    (tmp_path / "known_hosts").write_text(lines)
+    assert first_contact.has_line(tmp_path / "known_hosts", "desk.home.internal") is known
+    assert not first_contact.has_line(tmp_path / "none", "desk.home.internal")
+
+
 def test_the_authority_is_enough(home, ssh, boards):
     (ssh / "known_hosts").unlink()
     (boards / ".beowulf/home/ca").mkdir()

@@ -61,10 +61,10 @@ def restart(tmp_path):
     return one
 
 
-KEA = {"__dhcp_ask": "print('hot-standby')", "__dhcp_serving": "^hot-standby$"}
+KEA = {"__dhcp_ask": ["python3", "-c", "print('hot-standby')"], "__dhcp_serving": "^hot-standby$"}
 VIP = {"vip_address": "10.77.0.5"}
 # Kea starts, and does not serve.
-MUTE = KEA | {"__dhcp_ask": "import os; print('silent' if os.environ['NODE'] == 'alpha' else 'hot-standby')"}
+MUTE = KEA | {"__dhcp_ask": ["python3", "-c", "import os; print('silent' if os.environ['NODE'] == 'alpha' else 'hot-standby')"]}
 
 
 @pytest.mark.parametrize(

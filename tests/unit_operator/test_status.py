@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from beowulf import questions, status
+from beowulf import questions, ssh, status
 from beowulf.health import judgement, queries, readings
 from beowulf.process import output
 
@@ -21,7 +21,8 @@ ADDRESSES = "lo  UNKNOWN 127.0.0.1/8\neth0@if5  UP  10.77.0.11/24 10.77.0.5/32"
 
 
 def answer(state):
-    return json.dumps({"result": 0, "arguments": {"high-availability": [{"ha-servers": {"local": {"state": state}}}]}})
+    servers = {"local": {"state": state}, "remote": {"last-state": "ready"}}
+    return json.dumps({"result": 0, "arguments": {"high-availability": [{"ha-servers": servers}]}})
 
 
 def node(kind, address, *more, clock=0.0001, dhcp=None):
@@ -350,7 +351,7 @@ class Nodes:
 
 def test_a_node_that_says_too_much_is_not_listened_to(monkeypatch):
     """Nor does it take this machine's memory, nor its time."""
-    monkeypatch.setattr(status, "output", lambda _command, **options: output(["yes", "== addresses"], **options))
+    monkeypatch.setattr(ssh, "output", lambda _command, **options: output(["yes", "== addresses"], **options))
     began = time.monotonic()
     assert status.ask_node(Nodes, "alpha") == {"up": False, "reason": "yes: more than 1048576 bytes"}
     assert time.monotonic() - began < 5
@@ -363,7 +364,7 @@ GARBAGE = ["", "\x00\xff", "-", "nan nan nan", "[" * 5000, "{}", "{{ lookup('pip
 def test_no_answer_of_a_node_is_a_traceback(monkeypatch, garbage):
     for name in ("alpha", "psi"):
         told = "".join(f"== {question}\n{garbage}\n=! 0\n" for question in queries.DHCP_QUESTIONS | queries.BACKUP_QUESTIONS)
-        monkeypatch.setattr(status, "output", lambda command, told=told, **_options: subprocess.CompletedProcess(command, 0, told, ""))
+        monkeypatch.setattr(ssh, "output", lambda command, told=told, **_options: subprocess.CompletedProcess(command, 0, told, ""))
         found = status.ask_node(Nodes, name)
         assert found["up"]
         state = {"cluster": "lab", "vip": "10.77.0.5", "lanservices": [], "serials": {}, "last_run": None,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
 import socket
@@ -28,11 +27,8 @@ alpha = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
-def page():
-    spec = importlib.util.spec_from_file_location("status_page", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def page(program):
+    return program(PROGRAM)
 
 
 @pytest.fixture
@@ -126,13 +122,6 @@ def test_reads_addresses(page):
     assert page.addresses(text) == {"127.0.0.1", "10.77.0.5"}
 
 
-def test_reads_the_states_of_the_pair(page):
-    servers = {"local": {"state": "partner-down"}, "remote": {"last-state": "unavailable"}}
-    assert page.pair({"high-availability": [{"ha-servers": servers}]}) == {"local": "partner-down", "partner": "unavailable"}
-    servers["remote"]["last-state"] = ""
-    assert page.pair({"high-availability": [{"ha-servers": servers}]})["partner"] is None
-
-
 def test_counts_the_leases_of_all_subnets(page):
     arguments = {
         "subnet[1].assigned-addresses": [[3, "2025-11-21 00:00:02"], [2, "2025-11-21 00:00:01"]],
@@ -142,20 +131,6 @@ def test_counts_the_leases_of_all_subnets(page):
     }
     assert page.leases(arguments) == 7
     assert page.known(lambda: page.leases({})) is None
-
-
-def test_reads_the_clock(page):
-    assert page.clock("0A4D000B,10.77.0.11,11,1763640000.1,-0.000123,0.0,0.0,0,0,0,0,0,64.0,Normal\n") == {
-        "offset": -0.000123,
-        "stratum": 11,
-    }
-    for text in ("", "00000000,,0,0.0,0.0,0.0,0.0,0,0,0,1.0,1.0,0.0,Not synchronised", "506 Cannot talk to daemon"):
-        assert page.known(lambda text=text: page.clock(text)) is None
-
-
-@pytest.mark.parametrize("answer", ["[" * 100_000, "[]", "{}", '{"high-availability": 5}', "null", "no JSON"])
-def test_a_strange_answer_is_unknown(page, answer):
-    assert page.known(lambda: page.pair(json.loads(answer))) is None
 
 
 @pytest.mark.parametrize(
@@ -245,7 +220,7 @@ def test_allows_its_own_style_and_script_alone(page, healthy):
 def test_writes_both_files_whatever_fails(page, tmp_path, monkeypatch):
     """Nothing answers here: no DHCP, and nobody that this program may ask."""
     monkeypatch.setattr(page, "run", lambda *_: (_ for _ in ()).throw(FileNotFoundError()))
-    monkeypatch.setattr(page, "converse", lambda *_: (_ for _ in ()).throw(TimeoutError()))
+    monkeypatch.setattr(page.kea_control, "converse", lambda *_: (_ for _ in ()).throw(TimeoutError()))
     monkeypatch.setattr(page, "serials", lambda *_: (_ for _ in ()).throw(OSError()))
     settings = tmp_path / "settings.toml"
     settings.write_text(SETTINGS.format(folder=tmp_path))

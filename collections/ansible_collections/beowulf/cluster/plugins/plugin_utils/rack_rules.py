@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import Any
 
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import HIDDEN, Problem, nearest, show
-from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, PLUGIN, TYPES, Node, Rack
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import HIDDEN, Problem, show
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_schema import ARMV6, TYPES, Node, Rack
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_source import Loc, Source
 from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_values import AUTHORITY, COMMON_NAME, LONGEST_DOMAIN
 
@@ -481,8 +481,3 @@ def _index(raw: list[Any], value: Any, position: int) -> int:
     """Where the ``position``-th right value of a list stands in the file's list, which may also hold wrong ones."""
     places = [index for index, each in enumerate(raw) if isinstance(each, str) and each.strip().lower() == str(value).lower()]
     return next((place for place in places if place >= position), places[-1] if places else position)
-
-
-def plugin_hint(value: Any) -> str:
-    """What to write instead of a wrong ``plugin``."""
-    return f"did you mean `{PLUGIN}`?" if nearest(value, [PLUGIN]) else f"write {PLUGIN}"

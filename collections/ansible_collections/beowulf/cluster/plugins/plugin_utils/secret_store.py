@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import fcntl
 import hashlib
 import os
@@ -24,6 +23,7 @@ from ansible.errors import AnsibleError
 from ansible.parsing.vault import VaultLib, VaultSecret
 
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import password_file, programs
+from ansible_collections.beowulf.cluster.plugins.plugin_utils.rack_problem import nearest
 
 ALPHABET = string.ascii_letters + string.digits
 """No sign that a shell, a URL or a configuration file would read in its own way."""
@@ -76,8 +76,8 @@ class MissingPasswordError(SecretError):
 def known(name: str) -> str:
     """Return the name of a secret, or raise SecretError with the names that there are."""
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        near = nearest(name, KINDS)
+        meant = f" Did you mean {near}?" if near else ""
         raise SecretError(f"There is no secret {name!r}.{meant} There are: {', '.join(KINDS)}.")
     return name
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import kea_control
+
 CONFIGURATION = "/etc/kea/kea-dhcp-ddns.conf"
-KEA = "/run/kea/kea4-ctrl-socket"
 SERVING = {"hot-standby", "partner-down"}
 LIMIT = 20
 """Changes at a time; what is left over is sent by the next run."""
@@ -49,16 +50,6 @@ class Change:
     owner: str
     forward: bool
     reverse: bool
-
-
-def ask_kea(command: str, **arguments: str) -> dict:
-    """Give Kea a command; return its answer. Raises OSError or ValueError without one."""
-    with socket.socket(socket.AF_UNIX) as kea:
-        kea.settimeout(5)
-        kea.connect(KEA)
-        kea.sendall(json.dumps({"command": command, **({"arguments": arguments} if arguments else {})}).encode())
-        kea.shutdown(socket.SHUT_WR)
-        return json.loads(b"".join(iter(lambda: kea.recv(65536), b"")))
 
 
 def serves(status: dict) -> bool:
@@ -164,9 +155,9 @@ def find(settings: dict) -> tuple[list[str], list[Change]] | None:
     # Names first: one that came in between has its lease.
     names = ask_names(server, settings["tsig-keys"][0], zones, set(reverse))
     try:
-        if names is None or not serves(ask_kea("status-get")):
+        if names is None or not serves(kea_control.ask("status-get")):
             return None
-        leases = leased(ask_kea("lease4-get-all"), zones, set(reverse))
+        leases = leased(kea_control.ask("lease4-get-all"), zones, set(reverse))
     except (OSError, ValueError, LookupError):
         return None
     return missing(leases, names, set(reverse)), stale(leases, names, set(reverse))
@@ -185,7 +176,7 @@ def main(*options: str) -> None:
         remove(change, (settings["ip-address"], settings["port"]))
     for address in absent[: LIMIT - len(gone[:LIMIT])]:
         print(f"{address} has no name: it is told again")
-        ask_kea("lease4-resend-ddns", **{"ip-address": address})
+        kea_control.ask("lease4-resend-ddns", {"ip-address": address})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ import sys
 import time
 import urllib.request
 
+import kea_control
+
 LIMIT = 3
 """Seconds for an answer."""
 HOLD = 300
@@ -48,8 +50,6 @@ STATES = {
     "backup", "communication-recovery", "hot-standby", "in-maintenance", "load-balancing", "partner-down", "partner-in-maintenance",
     "passive-backup", "ready", "syncing", "terminated", "unavailable", "waiting",
 }  # fmt: skip
-ANSWERED = (0, 3)
-"""Kea's results: done, and done without finding any."""
 LEASED, DECLINED = 0, 1
 """Kea's states of a lease."""
 NOTICE, ERROR = "<5>", "<3>"
@@ -58,15 +58,7 @@ NOTICE, ERROR = "<5>", "<3>"
 
 def kea(path: str, command: str, **arguments: int | str) -> dict:
     """Give Kea a command on its control socket; return what it answers. Raises OSError or ValueError when it does not."""
-    with socket.socket(socket.AF_UNIX) as one:
-        one.settimeout(LIMIT)
-        one.connect(path)
-        one.sendall(json.dumps({"command": command, "arguments": arguments} if arguments else {"command": command}).encode())
-        one.shutdown(socket.SHUT_WR)
-        answer = json.loads(b"".join(iter(lambda: one.recv(65536), b"")))
-    if answer["result"] not in ANSWERED:
-        raise ValueError(f"Kea refuses {command}: {answer.get('text')}")
-    return answer.get("arguments", {})
+    return kea_control.order(command, arguments, path, LIMIT)
 
 
 def told(answer: dict) -> tuple[str, float]:

@@ -27,10 +27,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import health
+import kea_control
+
 LIMIT = 1.0
 LARGEST = 4 << 20
-CLOCK = 0.1
-GOOD_HA = {"hot-standby", "load-balancing"}
 SKELETON = Path(__file__).with_name("status-page.html")
 
 # All that a wrong, late or missing answer can raise, deep nesting included.
@@ -53,30 +54,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, check=True, text=True, timeout=LIMIT).stdout
 
 
-def converse(family: int, address: Any, request: bytes) -> bytes:
-    """Send a request over a stream, and return all that comes until its end."""
-    deadline, answer = time.monotonic() + LIMIT, b""
-    with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.settimeout(LIMIT)
-        connection.connect(address)
-        connection.sendall(request)
-        while chunk := connection.recv(65536):
-            answer += chunk
-            # Each piece has its own time limit, which a trickle would never meet.
-            if len(answer) > LARGEST or time.monotonic() > deadline:
-                raise TimeoutError
-    return answer
-
-
-def kea(path: str, command: str) -> Any:
-    """Return the arguments of Kea's answer to a command."""
-    return json.loads(converse(socket.AF_UNIX, path, json.dumps({"command": command}).encode()))["arguments"]
-
-
 def page(address: str) -> dict[str, Any]:
     """Return the status that an address serves."""
     request = f"GET /status.json HTTP/1.0\r\nHost: {address}\r\n\r\n"
-    head, body = converse(socket.AF_INET, (address, 80), request.encode()).split(b"\r\n\r\n", 1)
+    head, body = kea_control.converse(socket.AF_INET, (address, 80), request.encode(), LIMIT, LARGEST).split(b"\r\n\r\n", 1)
     if head.split()[1] != b"200":
         raise ValueError(head)
     return json.loads(body)
@@ -144,26 +125,12 @@ def addresses(text: str) -> set[str]:
     return {entry["local"] for interface in json.loads(text) for entry in interface.get("addr_info", ())}
 
 
-def pair(arguments: Any) -> dict[str, str | None]:
-    """Return the states of this DHCP server and of its partner, from Kea's answer to `status-get`."""
-    servers = arguments["high-availability"][0]["ha-servers"]
-    return {"local": servers["local"]["state"] or None, "partner": servers["remote"]["last-state"] or None}
-
-
 def leases(arguments: Mapping[str, Any]) -> int:
     """Return the number of leases in force, from Kea's answer to `statistic-get-all`: it does not grow with them, as their list does."""
     counts = [samples[0][0] for name, samples in arguments.items() if re.fullmatch(r"subnet\[\d+\]\.assigned-addresses", name)]
     if not counts:
         raise ValueError("no subnet")
     return sum(counts)
-
-
-def clock(text: str) -> dict[str, Any]:
-    """Return how far the clock is off and its stratum, from `chronyc -c tracking`."""
-    fields = text.strip().split(",")
-    if fields[0] == "00000000" or fields[13] == "Not synchronised":
-        raise ValueError("not synchronised")
-    return {"offset": float(fields[4]), "stratum": int(fields[2])}
 
 
 # The status
@@ -175,15 +142,17 @@ def gather(settings: Mapping[str, Any]) -> dict[str, Any]:
     questions: dict[str, Callable[[], Any]] = {
         "held": lambda: vip in addresses(run("ip", "-json", "-4", "address")),
         "answers": lambda: page(vip)["server"],
-        "pair": lambda: pair(kea(socket_path, "status-get")),
-        "leases": lambda: leases(kea(socket_path, "statistic-get-all")),
-        "clock": lambda: clock(run("chronyc", "-n", "-c", "tracking")),
+        "pair": lambda: kea_control.pair(kea_control.order("status-get", path=socket_path, limit=LIMIT)),
+        "leases": lambda: leases(kea_control.order("statistic-get-all", path=socket_path, limit=LIMIT)),
+        "clock": lambda: health.clock(run("chronyc", "-n", "-c", "tracking")),
         "uptime": lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
         "load": lambda: list(os.getloadavg()),
         **{f"serials {name}": partial(serials, address, settings["zones"]) for name, address in servers.items()},
     }
     with ThreadPoolExecutor(len(questions)) as pool:
         answers = dict(zip(questions, pool.map(known, questions.values()), strict=True))
+    local, partner = answers["pair"] or (None, None)
+    offset, stratum = answers["clock"] or (None, None)
     # A page that someone else serves there is not believed to be anyone's but a server's.
     answering = answers["answers"] if answers["answers"] in list(servers) else None
     seen = {name: answers[f"serials {name}"] or {} for name in servers}
@@ -192,9 +161,9 @@ def gather(settings: Mapping[str, Any]) -> dict[str, Any]:
         "server": settings["server"],
         "made": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "vip": {"address": vip, "held": answers["held"], "answered_by": answering},
-        "dhcp": {**(answers["pair"] or {"local": None, "partner": None}), "leases": answers["leases"]},
+        "dhcp": {"local": local, "partner": partner, "leases": answers["leases"]},
         "zones": {zone: {name: seen[name].get(zone) for name in servers} for zone in settings["zones"]},
-        "clock": answers["clock"] or {"offset": None, "stratum": None},
+        "clock": {"offset": offset, "stratum": stratum},
         "uptime": answers["uptime"],
         "load": answers["load"],
     }
@@ -209,16 +178,15 @@ def problems(status: Mapping[str, Any]) -> Iterator[str]:
     elif vip["held"] is not None and vip["held"] != (vip["answered_by"] == server):
         yield f"{server} {'holds' if vip['held'] else 'does not hold'} {vip['address']}, and {vip['answered_by']} answers there."
     for which, state in (("here", status["dhcp"]["local"]), ("of the partner", status["dhcp"]["partner"])):
-        if state not in GOOD_HA:
+        if not health.pair_works(state):
             yield f"The DHCP server {which} is {'in an unknown state' if state is None else f'in the state {state}'}."
     for zone, servers in status["zones"].items():
-        yield from (f"{name} does not answer for the zone {zone}." for name, serial in servers.items() if serial is None)
-        if len(set(servers.values()) - {None}) > 1:
+        silent, differ = health.zone_faults(servers)
+        yield from (f"{name} does not answer for the zone {zone}." for name in silent)
+        if differ:
             yield f"The servers have different versions of the zone {zone}."
-    if offset is None:
-        yield "The clock is not synchronised."
-    elif abs(offset) > CLOCK:
-        yield f"The clock is {offset:+.3f} s off."
+    if fault := health.clock_fault(offset):
+        yield f"The clock {fault}."
 
 
 # The page
@@ -286,7 +254,7 @@ def table(zones: Mapping[str, Mapping[str, int | None]]) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     bodies = []
     for zone, serial in zones.items():
-        mark = "" if len(set(serial.values())) == 1 else ' class="differ"'
+        mark = ' class="differ"' if any(health.zone_faults(serial)) else ""
         cells = "".join(f"<td>{shown(serial[name])}</td>" for name in names)
         title = f'<tr><th scope="rowgroup" colspan="{len(names)}">{escape(zone)}</th></tr>'
         bodies.append(f"<tbody{mark}>\n{title}\n<tr>{cells}</tr>\n</tbody>")

@@ -1,0 +1,1 @@
+../../../../../../../collections/ansible_collections/beowulf/cluster/plugins/module_utils/kea_control.py
