@@ -41,7 +41,7 @@ def effects(action: str, args: Mapping[str, t.Any], result: Mapping[str, t.Any],
         return [("install", name) for name in result["missing"]]
     if action in SYSTEMD and args.get("name"):
         return of_unit(args)
-    if action not in ("command", "shell") and (path := args.get("dest") or args.get("path")):
+    if path := args.get("dest") or args.get("path"):
         return [("change", str(path))]
     return [("do", task)]
 
