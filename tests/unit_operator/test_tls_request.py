@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import socket
@@ -43,9 +44,6 @@ PLAY = """
   connection: local
   become: false
   roles: [tls]
-  handlers:
-    - name: Certificate changed
-      ansible.builtin.meta: noop
 """
 
 
@@ -96,7 +94,7 @@ def run(tmp_path, authority):
         known = {
             "tls_host": "authority", "tls_authority_folder": str(authority), "tls_revoked_file": str(authority / "revoked"),
             "tls_passphrase": WORD, "tls_crl_url": "http://ara.lab.internal/intermediate.crl",
-            "tls_group": str(os.getgid()),
+            "tls_group": grp.getgrgid(os.getgid()).gr_name,
         }  # fmt: skip
         (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": known}}))
         (tmp_path / "play.yml").write_text(PLAY)
