@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from beowulf import COLLECTIONS, kea, lock, playbook, ssh
-from beowulf.cluster import Cluster
+from beowulf.cluster import INVENTORY, Cluster, load_rack
 from beowulf.errors import Failure
 from beowulf.figures import INFINITE, Figure
 from beowulf.pki import identity
@@ -227,6 +229,19 @@ class Lab:
         """Run playbooks without progress, and alone: a drill is one more who changes the cluster. Return as playbook.run does."""
         with lock.changing(self.cluster, "drill"):
             return playbook.run(command, "drill", quiet=True, variables=variables)
+
+    @contextlib.contextmanager
+    def other_rack(self, change: Callable[[dict[str, Any]], object]) -> Iterator[Path]:
+        """Give the path of a rack file beside that of the cluster, in which `change` has changed something, while the body runs."""
+        said = yaml.safe_load(self.cluster.path.read_text(encoding="utf-8"))
+        change(said)
+        path = INVENTORY / f"{self.cluster.name}.drill.rack.yml"
+        path.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
+        try:
+            load_rack(path)
+            yield path
+        finally:
+            path.unlink()
 
     # Streams of questions
 

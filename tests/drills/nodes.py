@@ -3,12 +3,9 @@
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import yaml
-
-from beowulf.cluster import INVENTORY, load_rack
 from beowulf.drill import drill
 from beowulf.drill_lab import Lab, unnoticed
 from beowulf.errors import Failure
@@ -20,18 +17,9 @@ TARGET = 240
 SPARE_MAC = "b8:27:eb:00:00:fe"
 
 
-@contextmanager
-def rack_with(lab: Lab, node: str, **changes: str) -> Iterator[Path]:
-    """Give the path of a rack file beside that of the cluster, in which a compute node is new, or has other values, while the body runs."""
-    said = yaml.safe_load(lab.cluster.path.read_text(encoding="utf-8"))
-    said["nodes"][node] = {"type": "compute", **said["nodes"].get(node, {}), **changes}
-    path = INVENTORY / f"{lab.cluster.name}.drill.rack.yml"
-    path.write_text(yaml.safe_dump(said, sort_keys=False), encoding="utf-8")
-    try:
-        load_rack(path)
-        yield path
-    finally:
-        path.unlink()
+def rack_with(lab: Lab, node: str, **changes: str) -> AbstractContextManager[Path]:
+    """Give the path of a rack file in which a compute node is new, or has other values, while the body runs."""
+    return lab.other_rack(lambda said: said["nodes"].update({node: {"type": "compute", **said["nodes"].get(node, {}), **changes}}))
 
 
 def playing(path: Path, name: str) -> list[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from beowulf.process import ROOT
@@ -117,6 +119,21 @@ def test_a_static_zone_loses_its_journal_alone(zones, zone):
     zones.repair(zone, [copy(zones, 50)], check=False)
     assert not zone.journal.exists()
     assert not zone.file.exists()  # nothing was written
+
+
+def test_a_check_knows_the_zones_that_the_configuration_is_going_to_have(zones, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(zones, "BEGIN", tmp_path / "dynamic.begin")
+    monkeypatch.setattr(zones, "answers", lambda server: False)
+    monkeypatch.setattr(zones, "PATIENCE", 0)
+    answer = subprocess.CompletedProcess([], 0, stdout=CONFIGURATION.replace("/var/lib/bind", str(tmp_path)), stderr="")
+    monkeypatch.setattr(zones, "run", lambda *command, **_options: answer)
+    monkeypatch.setattr(zones, "read_file", lambda zone, path, *_options: None if "new" in zone.name else [])
+    zones.main("--files", "--check", "dyn.lab.internal", "new.dyn.lab.internal")
+    assert [line.partition(" as ")[0] for line in capsys.readouterr().out.splitlines()] == ["new.dyn.lab.internal: begins again"]
+    assert not list(tmp_path.iterdir())
+    # A deploy goes by the configuration alone.
+    zones.main("--files", "new.dyn.lab.internal")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_check_writes_nothing(zones, zone, capsys):

@@ -388,3 +388,28 @@ def test_a_node_that_does_not_answer_has_refused_nobody(program, admits, tmp_pat
     assert [word for word in told if word.startswith("CertificateFile=")] == ["CertificateFile=/other-cert.pub"]
     assert {"ControlPath=none", "BatchMode=yes"} <= set(told)
     assert told[-2:] == [real[-1], "true"]
+
+
+def test_what_a_check_said_is_compared_with_what_the_deploy_did():
+    drill.load()
+    compared = drill.DRILLS["check-tells-the-truth"].body.__globals__["compared"]
+    done = {("alpha", "change", "/etc/a"), ("alpha", "change", "/etc/b"), ("alpha", "restart", "named.service"), ("psi", "do", "Push")}
+    told = {("alpha", "change", "/etc/a"), ("psi", "do", "Push"), ("beta", "change", "/etc/a")}
+    said = []
+
+    class Quiet:
+        say = staticmethod(said.append)
+
+    found = {figure.name.partition(": ")[2]: figure.value for figure in compared(Quiet(), "x", told, done) if figure.value}
+    assert found == {
+        "files changed": 2,
+        "files changed, not told": 1,
+        "services restarted or reloaded": 1,
+        "services restarted or reloaded, not told": 1,
+        "told, and not done": 1,
+    }
+    assert said == [
+        "  x: not told: alpha change /etc/b",
+        "  x: not told: alpha restart named.service",
+        "  x: told, and not done: beta change /etc/a",
+    ]

@@ -14,7 +14,8 @@ description:
   - Prints one line when a task is done, naming the nodes that changed or failed; tasks that every node skips are left out.
   - While a task takes long, says from time to time which nodes it waits for.
   - Failures are printed in full, with what helps where that is known.
-  - Ends with a table by node, the time each play took, and the notes that M(ansible.builtin.set_stats) collected.
+  - Ends with a table by node, the time each play took, and the notes that M(ansible.builtin.set_stats) collected; a check also with
+    the files that would change and the services that would restart, by node.
   - A pipe and a terminal get the same lines.
 options:
   patience:
@@ -41,9 +42,11 @@ import typing as t
 from pathlib import Path
 
 from ansible import constants as C
+from ansible import context
 from ansible.playbook.task_include import TaskInclude
 from ansible.plugins.callback import CallbackBase
 
+from ansible_collections.beowulf.cluster.plugins.plugin_utils import effects
 from ansible_collections.beowulf.cluster.plugins.plugin_utils import progress_lines as say
 
 COLORS = {"failed": C.COLOR_ERROR, "unreachable": C.COLOR_UNREACHABLE, "changed": C.COLOR_CHANGED}
@@ -87,6 +90,7 @@ class CallbackModule(CallbackBase):
         self._times: list[tuple[str, float]] = []
         self._failures: list[dict[str, t.Any]] = []
         self._changes: list[dict[str, str]] = []
+        self._effects: list[tuple[str, str, str]] = []
 
     def _print(self, line: str, color: str | None = None) -> None:
         self._display.display(say.plain(line), color=color)
@@ -206,12 +210,26 @@ class CallbackModule(CallbackBase):
             task = self._end(result, "changed" if result.result.get("changed") else "ok")
             if result.result.get("changed"):
                 self._changes.append({"node": result.host.get_name(), "task": task.name})
+                if result.task.loop is None and not result.task.loop_with:
+                    self._note_effects(result)
             if result.task.action in C._ACTION_DEBUG and not result.result.get("_ansible_no_log"):
                 self._head()
                 self._say_debug(result)
             elif self._run_is_verbose(result):
                 self._head()
                 self._print(f"        {result.host.get_name()}: {self._dump_results(result.result)}")
+
+    def v2_runner_item_on_ok(self, result: t.Any) -> None:
+        """Note what an item did: the result of the whole loop does not have its arguments."""
+        if result.result.get("changed"):
+            with self._lock:
+                self._note_effects(result)
+
+    def _note_effects(self, result: t.Any) -> None:
+        task = result.task
+        node = str(task.delegate_to or result.host.get_name())
+        found = effects.effects(task.action, result.task_fields.get("args") or {}, result.result, task.get_name().strip())
+        self._effects += [(node, verb, say.plain(thing)) for verb, thing in found]
 
     def _say_debug(self, result: t.Any) -> None:
         shown = result.result.get("msg")
@@ -293,6 +311,10 @@ class CallbackModule(CallbackBase):
         took = [[name, say.duration(seconds)] for name, seconds in self._times if seconds >= 0.5]
         for line in say.table(["play", "time"], [*took, ["all", say.duration(time.monotonic() - self._began)]]):
             self._print(line)
+        if self._effects and context.CLIARGS.get("check"):
+            self._print("\nwould change", C.COLOR_HIGHLIGHT)
+            for line in effects.lines(self._effects):
+                self._print(line, None if line.startswith(" ") else C.COLOR_CHANGED)
         notes = [say.plain(note) for host in stats.custom.values() for note in _list(host.get("notes"))]
         for note in notes:
             self._print(f"note: {note}", C.COLOR_WARN)
@@ -306,6 +328,7 @@ class CallbackModule(CallbackBase):
                 "hosts": hosts,
                 "failures": self._failures,
                 "changes": self._changes,
+                "effects": self._effects,
                 "notes": notes,
                 "plays": [{"name": name, "seconds": round(seconds, 1)} for name, seconds in self._times],
             }

@@ -1,13 +1,13 @@
 #!/usr/bin/python3
-"""Let this name server have every zone that it is to have, the same as the others: dns-zones [--check] [--files]
+"""Let this name server have every zone that it is to have, the same as the others: dns-zones [--check [ZONE...]] [--files]
 
 A primary that cannot load a zone, as its file or its journal is missing, cut off or something else, serves none, and BIND leaves it at
 that. Here it begins again from the server with the newest one, with a serial that is newer than all; a primary that is behind its
 secondaries takes the names that they have besides. A secondary asks for what it missed; broken files it replaces by itself.
 
-Which zones, keys and servers there are is read from BIND's configuration. What was done is told, a line each. With --check it is only told;
-with --files only files are written, before BIND reads them. Ends with 1 when a zone is missing here or
-older than elsewhere afterwards.
+Which zones, keys and servers there are is read from BIND's configuration. What was done is told, a line each. With --check it is only told,
+also of the zones that are named and not in the configuration of a primary yet; with --files only files are written, before BIND reads them.
+Ends with 1 when a zone is missing here or older than elsewhere afterwards.
 """
 
 from __future__ import annotations
@@ -106,6 +106,12 @@ def parse_configuration(text: str) -> tuple[list[Zone], list[str], str]:
             zones.append(Zone(name, Path(file), "\ttype primary;" in body, key[1] if key else ""))
     peers = re.findall(r'^server ([0-9.]+)(?:/32)? \{\n\tkeys "([^"]+)";', text, re.MULTILINE)
     return zones, [address for address, _key in peers], peers[0][1] if peers else ""
+
+
+def coming(names: list[str], zones: list[Zone]) -> list[Zone]:
+    """Return the zones of these names that a primary does not have yet: others are going to write them, and nobody knows the key."""
+    known = {zone.name for zone in zones}
+    return [Zone(name, BEGIN.with_name(f"{name}.dynamic"), True, "of the deploy") for name in names if name not in known]
 
 
 def run(*command: str, given: str | None = None) -> subprocess.CompletedProcess:
@@ -243,6 +249,8 @@ def main(*options: str) -> None:
     if configuration.returncode:
         raise SystemExit(f"named-checkconf: {configuration.stdout.strip()}")
     zones, peers, key = parse_configuration(configuration.stdout)
+    if check:
+        zones += coming([option for option in options if not option.startswith("--")], zones)
     ask_serials(zones, [HERE, *peers])
     repaired = repair_files(zones, peers, key, check)
     if files:

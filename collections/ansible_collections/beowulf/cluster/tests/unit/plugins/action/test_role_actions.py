@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,23 @@ class Role:
 
     def play(self, tasks: list[dict], *options: str, since: str = "Wed 2070-01-01 00:00:00.000000 UTC", code: int = 0) -> list[dict]:
         """Run the tasks; return their results."""
+        shown = self.run(tasks, *options, since=since, code=code, ANSIBLE_STDOUT_CALLBACK="ansible.posix.json")
+        found = json.loads(shown[shown.index("{") :])
+        return [task["hosts"]["node"] for task in found["plays"][0]["tasks"]]
+
+    def effects(self, tasks: list[dict], *options: str, since: str) -> list[list[str]]:
+        """Run the tasks; return what the summary of the run says that they did, or would do."""
+        summary = self.folder / "summary.json"
+        self.run(tasks, *options, since=since, code=0, ANSIBLE_STDOUT_CALLBACK="beowulf.cluster.progress",
+                 BEOWULF_PROGRESS_SUMMARY=str(summary))  # fmt: skip
+        return sorted(json.loads(summary.read_text())["effects"])
+
+    def run(self, tasks: list[dict], *options: str, since: str, code: int, **environment: str) -> str:
+        """Run the tasks; return what was shown."""
         self.write(self.role / "tasks" / "main.yml", json.dumps(tasks))
         self.write(self.folder / "play.yml", PLAY)
         variables = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "place": str(self.folder / "node")}
-        own = {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_ROLES_PATH": str(self.folder / "roles"), "SINCE": since,
+        own = {**environment, "ANSIBLE_ROLES_PATH": str(self.folder / "roles"), "SINCE": since,
                "ANSIBLE_COLLECTIONS_PATH": f"{COLLECTIONS}:{COLLECTIONS.parent}/.ansible/collections",
                "ANSIBLE_CONFIG": str(self.write(self.folder / "ansible.cfg", "")),
                "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
@@ -56,8 +70,7 @@ class Role:
                    f"--extra-vars={json.dumps(variables)}"]  # fmt: skip
         done = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr
-        found = json.loads(done.stdout[done.stdout.index("{") :])
-        return [task["hosts"]["node"] for task in found["plays"][0]["tasks"]]
+        return done.stdout
 
 
 @pytest.fixture
@@ -115,6 +128,34 @@ def test_a_check_says_of_the_service_what_the_run_would_do(role):
     assert not (role.folder / "node").exists()
     # What a check noted is gone with it.
     assert role.play(tasks[1:], "--check")[0]["done"] == []
+
+
+def test_a_check_tells_the_same_files_and_services_as_the_run_after_it(role):
+    tree_of(role)
+    for name in ("old-1", "old-2", "gone"):
+        role.write(role.folder / "node" / "etc" / name, "")
+    # A service that was started when the files were as they are.
+    since = datetime.now(UTC).strftime("%a %Y-%m-%d %H:%M:%S.%f UTC")
+    role.write(role.role / "handlers" / "main.yml", json.dumps([
+        {"name": "Look at it", "ansible.builtin.command": "/bin/true", "changed_when": False, "listen": "Reload it"},
+        {"name": "Load it", "ansible.builtin.command": {"cmd": "/bin/true", "removes": "/bin/sh"}, "listen": "Reload it"},
+        {"name": "Reload it", "ansible.builtin.systemd_service": {"name": "slow", "state": "reloaded"}},
+    ]))  # fmt: skip
+    tasks = [
+        {"beowulf.cluster.file_tree": {"purge": ["{{ place }}/etc/old-*"], "files": {f"{role.folder}/node/etc/gone": {"state": "absent"}}},
+         "vars": {"some_value": 3}},
+        {"beowulf.cluster.service_state": {"name": "some", "reads": ["{{ place }}/etc"]}},
+        {"beowulf.cluster.service_state": {"name": "other", "reads": ["{{ place }}/bin/others"]}},
+        {"beowulf.cluster.service_state": {"name": "slow", "reads": ["{{ place }}/etc"], "restart": False}, "notify": "Reload it"},
+    ]  # fmt: skip
+    told, done, again = (role.effects(tasks, *options, since=since) for options in (["--check"], [], ["--check"]))
+    place = f"{role.folder}/node"
+    files = [f"{place}/bin/some", *(f"{place}/etc/{name}" for name in ("gone", "old-1", "old-2", "some.conf"))]
+    services = [["node", "reload", "slow.service"], ["node", "restart", "some.service"]]
+    assert told == sorted([*(["node", "change", path] for path in files), *services, ["node", "do", "some : Load it"]])
+    assert done == told
+    # The service has not been started again, as systemctl here is not systemd's; its files are done.
+    assert [effect for effect in again if effect[1] == "change"] == []
 
 
 def test_systemd_reads_a_changed_unit_again_even_if_nothing_is_restarted():

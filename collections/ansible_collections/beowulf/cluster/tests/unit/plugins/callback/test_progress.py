@@ -76,10 +76,10 @@ def run(tmp_path_factory):
     return played(tmp_path_factory.mktemp("progress"), PLAY)
 
 
-def played(folder, play):
-    """Play a play that fails; return what was shown and the summary."""
+def played(folder, play, *options, code=2):
+    """Play a play that ends with this code; return what was shown and the summary."""
     (folder / "play.yml").write_text(play)
-    (folder / "library").mkdir()
+    (folder / "library").mkdir(exist_ok=True)
     (folder / "library" / "warn.py").write_text(WARN)
     (folder / "ansible.cfg").write_text("[defaults]\n")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "BEOWULF_"))}
@@ -91,9 +91,9 @@ def played(folder, play):
         "BEOWULF_PROGRESS_PATIENCE": "1",
         "BEOWULF_PROGRESS_SUMMARY": str(folder / "summary.json"),
     }
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "h1,h2,h3,", str(folder / "play.yml")]
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", "h1,h2,h3,", str(folder / "play.yml"), *options]
     result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
-    assert result.returncode == 2, result.stderr
+    assert result.returncode == code, result.stdout + result.stderr
     return result.stdout + result.stderr, json.loads((folder / "summary.json").read_text())
 
 
@@ -192,3 +192,37 @@ def test_a_long_output_keeps_its_end():
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (75.2, "1 min 15 s")])
 def test_times_are_said_as_people_do(seconds, text):
     assert say.duration(seconds) == text
+
+
+EFFECTS_PLAY = """
+- name: Change
+  hosts: h1
+  gather_facts: false
+  connection: local
+  vars: {folder: "{{ playbook_dir }}/node"}
+  tasks:
+    - {name: Make the folder, ansible.builtin.file: {path: "{{ folder }}", state: directory}}
+    - {name: Write one, ansible.builtin.copy: {content: "1", dest: "{{ folder }}/{{ 'one' }}"}, when: "folder is directory"}
+    - name: Write some
+      ansible.builtin.copy: {content: "{{ item }}", dest: "{{ folder }}/{{ item }}"}
+      loop: [two, three]
+      no_log: "{{ item == 'three' }}"
+      notify: Run
+    - {name: Write it elsewhere, ansible.builtin.copy: {content: "", dest: "{{ folder }}/four"}, delegate_to: h2}
+    - {name: Leave it, ansible.builtin.copy: {content: "", dest: "{{ folder }}/there"}}
+  handlers:
+    - {name: Run, ansible.builtin.command: {cmd: "true", removes: /bin/sh}}
+"""
+
+
+def test_a_check_ends_with_what_would_change_on_each_node(tmp_path):
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "there").touch()
+    shown, checked = played(tmp_path, EFFECTS_PLAY, "--check", code=0)
+    again, done = played(tmp_path, EFFECTS_PLAY, code=0)
+    folder = f"{tmp_path}/node"
+    told = ["h1", *(f"  {folder}/{name}" for name in ("one", "three", "two")), "  Run", "h2", f"  {folder}/four"]
+    assert shown[shown.index("would change") :].splitlines()[1 : len(told) + 1] == told
+    assert "would change" not in again
+    assert sorted(checked["effects"]) == sorted(done["effects"])
+    assert ["h2", "change", f"{folder}/four"] in done["effects"]
