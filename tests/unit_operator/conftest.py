@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -56,7 +58,8 @@ class Ansible:
 def ansible():
     """Run plays on this machine, which stands for all hosts, with the project's roles; return what came of it.
 
-    `options` are those of ansible-playbook, `variables` its extra variables, `settings` of its environment.
+    `options` are those of ansible-playbook, `variables` its extra variables, `settings` of its environment. Modules run in a Python that
+    is there before: what they are to have in their environment, the play says (`environment`).
     """
     with contextlib.ExitStack() as stack:
 
@@ -77,6 +80,22 @@ def ansible():
             return started(own).run(folder, [*arguments, str(folder / "play.yml")], cwd, settings)
 
         yield run
+
+
+@pytest.fixture(scope="session")
+def load():
+    """Load a program that nodes have, as a module; the modules beside it are found, as when it is run."""
+
+    def one(path: Path) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"program_{path.stem}", path)
+        # A dataclass looks for its module there.
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(path.parent)
+            spec.loader.exec_module(module)
+        return module
+
+    return one
 
 
 @pytest.fixture

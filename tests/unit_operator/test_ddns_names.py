@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import pytest
 
 from beowulf.process import ROOT
@@ -13,12 +10,8 @@ OWNER = "AAABdYCc2eMwsxVg5Z/QrTPIdLK6btrxH47F5rzQB5+jYuE="
 
 
 @pytest.fixture(scope="module")
-def ddns():
-    path = ROOT / "roles/ddns/files/usr/local/lib/beowulf/ddns-names.py"
-    spec = importlib.util.spec_from_file_location("ddns_names", path)
-    module = sys.modules["ddns_names"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def ddns(load):
+    return load(ROOT / "roles/ddns/files/usr/local/lib/beowulf/ddns-names.py")
 
 
 def names(ddns, **told):

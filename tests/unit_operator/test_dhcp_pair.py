@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import types
 
@@ -17,11 +16,8 @@ PATIENCE = 300
 
 
 @pytest.fixture(scope="module")
-def pair():
-    spec = importlib.util.spec_from_file_location("dhcp_pair", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pair(load):
+    return load(PROGRAM)
 
 
 RESERVED = [

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import random
 import socket
 import struct
-import sys
 import time
 import types
 
@@ -22,13 +20,8 @@ CLIENT = b"\x02abcde"
 
 
 @pytest.fixture(scope="module")
-def watch():
-    sys.path.insert(0, str(FOLDER))
-    spec = importlib.util.spec_from_file_location("dhcp_watch", FOLDER / "dhcp-watch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(FOLDER))
-    return module
+def watch(load):
+    return load(FOLDER / "dhcp-watch.py")
 
 
 def packet(source, port, protocol=socket.IPPROTO_UDP, message=b"", to=68):

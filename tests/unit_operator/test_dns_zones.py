@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
-
 import pytest
 
 from beowulf.process import ROOT
@@ -44,12 +41,8 @@ RECORDS = ["dyn.lab.internal. 60 IN NS ns1.lab.internal.", "a.dyn.lab.internal. 
 
 
 @pytest.fixture(scope="module")
-def zones():
-    path = ROOT / "roles/dns/files/usr/local/lib/beowulf/dns-zones.py"
-    spec = importlib.util.spec_from_file_location("dns_zones", path)
-    module = sys.modules["dns_zones"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def zones(load):
+    return load(ROOT / "roles/dns/files/usr/local/lib/beowulf/dns-zones.py")
 
 
 def transfer(serial, *records):

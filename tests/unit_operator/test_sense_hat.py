@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import struct
 import subprocess
@@ -16,11 +15,8 @@ PROGRAM = ROOT / "roles/sense_hat/files/usr/local/lib/beowulf/sense-hat.py"
 
 
 @pytest.fixture(scope="module")
-def hat():
-    spec = importlib.util.spec_from_file_location("sense_hat", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def hat(load):
+    return load(PROGRAM)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
 import socket
@@ -28,11 +27,8 @@ alpha = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
-def page():
-    spec = importlib.util.spec_from_file_location("status_page", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def page(load):
+    return load(PROGRAM)
 
 
 @pytest.fixture
