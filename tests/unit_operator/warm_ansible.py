@@ -22,8 +22,9 @@ from ansible.plugins import loader
 
 # What a run loads besides, sooner or later.
 LOADED = (
-    "ansible.plugins.action.normal", "ansible.plugins.callback.default", "ansible.plugins.connection.local", "ansible.plugins.strategy.linear",
-    "ansible_mitogen.mixins", "ansible_mitogen.planner", "ansible_mitogen.process", "ansible_mitogen.strategy",
+    "ansible.plugins.action.normal", "ansible.plugins.callback.default", "ansible.plugins.connection.local",
+    "ansible.plugins.strategy.linear", "ansible_mitogen.mixins", "ansible_mitogen.planner", "ansible_mitogen.process",
+    "ansible_mitogen.strategy",
     "ansible_collections.ansible.builtin", "ansible_collections.beowulf.cluster.plugins.inventory.rack",
 )  # fmt: skip
 
