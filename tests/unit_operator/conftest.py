@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ SETTINGS = {
     "ANSIBLE_INVENTORY_ENABLED": "beowulf.cluster.rack,ansible.builtin.host_list,ansible.builtin.yaml", "ANSIBLE_NOCOLOR": "1",
     "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_SHOW_CUSTOM_STATS": "true",
 }  # fmt: skip
+PATIENCE = 300
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False}
 
 
@@ -33,8 +35,13 @@ class Ansible:
 
     def __init__(self, **settings: str) -> None:
         self.env = environment(**SETTINGS | settings)
+        self.start()
+
+    def start(self) -> None:
         program = [sys.executable, str(Path(__file__).with_name("warm_ansible.py"))]
-        self.process = subprocess.Popen(program, cwd=ROOT, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            program, cwd=ROOT, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def run(self, folder: Path, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         out, err = folder / "stdout", folder / "stderr"
@@ -43,10 +50,13 @@ class Ansible:
         request = {"arguments": arguments, "env": {**self.env, **env}, "cwd": str(cwd), "out": str(out), "err": str(err)}
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        if not select.select([self.process.stdout], [], [], 240)[0]:
-            self.process.kill()
-        code = self.process.stdout.readline()
-        assert code, f"it did not end:\n{out.read_text()}{err.read_text()}"
+        code = self.process.stdout.readline() if select.select([self.process.stdout], [], [], PATIENCE)[0] else ""
+        if not code:
+            # The next run begins anew.
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.start()
+            pytest.fail(f"it did not end in {PATIENCE} s:\n{out.read_text()}{err.read_text()}")
         return subprocess.CompletedProcess(arguments, int(code), out.read_text(), err.read_text())
 
     def end(self) -> None:
