@@ -9,12 +9,12 @@ import re
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from beowulf import playbook
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import ROOT, environment, output
 
 # Nothing is installed here: the packages are said to be there.
 KNOW = """#!/bin/sh
@@ -30,10 +30,12 @@ exec {shutil.which("ssh-add")} "$@"
 PLAYBOOK = """
 - hosts: psi
   gather_facts: false
+  environment: {PATH: "{{ path }}"}
   tasks:
     - import_role: {name: ca}
 - hosts: all
   gather_facts: false
+  environment: {PATH: "{{ path }}"}
   tasks:
     - import_role: {name: ca, tasks_from: bring}
     - import_role: {name: ca, tasks_from: sign}
@@ -42,6 +44,7 @@ PLAYBOOK = """
 TURN = """
 - hosts: all
   gather_facts: false
+  environment: {PATH: "{{ path }}"}
   any_errors_fatal: true
   tasks:
     - import_role: {name: ca, tasks_from: turn}
@@ -55,8 +58,8 @@ def make_key(path: Path) -> None:
 class Authority:
     """Two nodes, psi and gamma, of which psi is the authority; a port that is open as long as it answers."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, ansible: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        self.folder, self.ansible = folder, ansible
         self.ca, self.controller = folder / "ca", folder / "controller"
         (folder / "bin").mkdir()
         for name, text in (("dpkg-query", KNOW), ("ssh-add", READS)):
@@ -71,23 +74,14 @@ class Authority:
         self.port = self.listener.getsockname()[1]
 
     def run(self, plays: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
-        every = {
-            "ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False,
-            "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi",
+        known = {
+            "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi", "path": f"{self.folder / 'bin'}:{environment()['PATH']}",
             "ca_nodes": ["psi", "gamma"], "ca_domain": "lab.internal",
             "ca_subnet": "10.77.0.0/24", "ca_folder": str(self.ca), "ca_passphrase": PASSPHRASE, "ca_public_dir": str(self.controller),
             "ca_requests": [{"name": "host-{{ inventory_hostname }}", "type": "host", "hours": 1000,
                              "key": f"{self.folder}/key.{{{{ inventory_hostname }}}}", "principals": ["{{ inventory_hostname }}"]}],
         }  # fmt: skip
-        (self.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": {}, "gamma": {}}, "vars": every}}))
-        (self.folder / "play.yml").write_text(plays)
-        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal",
-                          ANSIBLE_SHOW_CUSTOM_STATS="true", ANSIBLE_CACHE_PLUGIN="memory",
-                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
-                          ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
-        env["PATH"] = f"{self.folder / 'bin'}:{env['PATH']}"
-        return output([tool("ansible-playbook"), "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), f"--limit={limit}",
-                       f"--extra-vars={json.dumps(variables)}"], env=env, timeout=120)  # fmt: skip
+        return self.ansible(self.folder, plays, f"--limit={limit}", hosts={"psi": known, "gamma": known}, variables=variables)
 
     def works(self, *arguments: str, **variables: object) -> str:
         result = self.run(*arguments, **variables)
@@ -116,18 +110,18 @@ class Authority:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, ansible):
     """An authority that has signed for both nodes."""
-    authority = Authority(tmp_path_factory.mktemp("made"))
+    authority = Authority(tmp_path_factory.mktemp("made"), ansible)
     authority.works()
     return authority
 
 
 @pytest.fixture
-def authority(made, tmp_path):
+def authority(made, tmp_path, ansible):
     """The same in a place of its own, to be changed."""
     (tmp_path / "copy").mkdir()
-    copy = Authority(tmp_path / "copy")
+    copy = Authority(tmp_path / "copy", ansible)
     for name in ("ca", "controller"):
         shutil.copytree(made.folder / name, copy.folder / name, symlinks=True)
     for path in made.folder.glob("key.*"):
@@ -384,12 +378,14 @@ def test_the_intermediate_is_signed_again_at_half_of_its_life_with_the_same_key(
 REVOKE = """
 - hosts: psi
   gather_facts: false
+  environment: {PATH: "{{ path }}"}
   tasks:
     - import_role: {name: ca, tasks_from: revoke}
 """
 CERTIFY = """
 - hosts: gamma
   gather_facts: false
+  environment: {PATH: "{{ path }}"}
   tasks:
     - import_role: {name: tls}
   handlers:
@@ -530,7 +526,6 @@ def test_what_a_node_was_given_is_taken_back_with_it_and_stays_so(authority):
 TAKE = """
 - hosts: localhost
   gather_facts: false
-  become: false
   vars_files: [{role}/vars/main.yml]
   tasks:
     - ansible.builtin.copy:
@@ -541,13 +536,12 @@ TAKE = """
 """
 
 
-def test_a_node_takes_no_list_that_lacks_something_of_its_own(tmp_path):
-    (tmp_path / "play.yml").write_text(TAKE.format(role=ROOT / "roles/sshd", new=tmp_path / "new", old=tmp_path / "old"))
-    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1")
+def test_a_node_takes_no_list_that_lacks_something_of_its_own(tmp_path, ansible):
+    play = TAKE.format(role=ROOT / "roles/sshd", new=tmp_path / "new", old=tmp_path / "old")
 
     def offered(*lines: str) -> str:
         (tmp_path / "new").write_text("".join(f"{line}\n" for line in ("# What is revoked", *lines)))
-        result = output([tool("ansible-playbook"), "-i", "localhost,", "-c", "local", str(tmp_path / "play.yml")], env=env)
+        result = ansible(tmp_path, play)
         return result.stdout if result.returncode else ""
 
     assert not offered("id: ada")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import resource
@@ -362,11 +361,8 @@ KEEP = {"within": "2d", "daily": 7, "weekly": 4, "monthly": 6}
 
 
 @pytest.fixture(scope="module")
-def admit():
-    spec = importlib.util.spec_from_file_location("admit_copy", ADMIT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def admit(load):
+    return load(ADMIT)
 
 
 def days(*numbers):

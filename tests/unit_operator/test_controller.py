@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from beowulf.process import environment, output, tool
+from beowulf.process import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 RACK = "inventory/home.rack.yml"
 PLAY = """
 - hosts: all
   gather_facts: false
-  become: false
-  connection: local
+  environment: {PATH: "%(path)s"}
   vars:
-    ansible_python_interpreter: "{{ ansible_playbook_python }}"
     controller_folder: %(there)s
     controller_cluster: home
     controller_user: admin
     controller_rack_file: %(here)s/inventory/home.rack.yml
-  roles: [role: probe]
+  roles: ["%(role)s"]
 """
 
 
 class Project:
     """A clone of an admin's, and the place of the deployer's; `ssh` between them is a shell."""
 
-    def __init__(self, folder: Path) -> None:
-        self.here, self.there, self.folder = folder / "here", folder / "there", folder
+    def __init__(self, folder: Path, ansible: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+        self.here, self.there, self.ansible = folder / "here", folder / "there", ansible
         for part in ("playbooks", "inventory"):
             (self.here / part).mkdir(parents=True)
         self.there.mkdir()
         (self.here / "inventory/lab.rack.yml").touch()
-        (self.here / "playbooks/play.yml").write_text(PLAY % {"there": self.there, "here": self.here})
         role = folder / "roles/probe"
+        path = f"{folder}/bin:{environment()['PATH']}"
+        self.play = PLAY % {"there": self.there, "here": self.here, "role": role, "path": path}
+        (self.here / "playbooks/play.yml").write_text(self.play)
         (role / "tasks").mkdir(parents=True)
         for part in ("defaults", "vars"):
             (role / part).symlink_to(ROOT / "roles/controller" / part)
@@ -62,12 +63,7 @@ class Project:
 
     def bring(self, *options):
         """Run the tasks; return how many of them changed something, and what they note."""
-        env = environment(
-            ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_ROLES_PATH=str(self.folder / "roles"),
-            ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json", ANSIBLE_SHOW_CUSTOM_STATS="true",
-        )  # fmt: skip
-        env["PATH"] = f"{self.folder}/bin:{env['PATH']}"
-        result = output([tool("ansible-playbook"), "-i", "psi,", "playbooks/play.yml", *options], env=env, cwd=self.here)
+        result = self.ansible(self.here / "playbooks", self.play, *options, hosts=["psi"], ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json")
         assert result.returncode == 0, result.stdout + result.stderr
         said = json.loads(result.stdout[result.stdout.index("{") :])
         return said["stats"]["psi"]["changed"], said["global_custom_stats"].get("notes", [])
@@ -80,8 +76,8 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path):
-    return Project(tmp_path)
+def project(tmp_path, ansible):
+    return Project(tmp_path, ansible)
 
 
 def test_a_rack_file_that_is_in_no_commit_is_copied_until_a_commit_has_it(project):

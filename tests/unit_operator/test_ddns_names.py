@@ -10,8 +10,8 @@ OWNER = "AAABdYCc2eMwsxVg5Z/QrTPIdLK6btrxH47F5rzQB5+jYuE="
 
 
 @pytest.fixture(scope="module")
-def ddns(program):
-    return program(ROOT / "roles/ddns/files/usr/local/lib/beowulf/ddns-names.py")
+def ddns(load):
+    return load(ROOT / "roles/ddns/files/usr/local/lib/beowulf/ddns-names.py")
 
 
 def names(ddns, **told):

@@ -16,8 +16,8 @@ PATIENCE = 300
 
 
 @pytest.fixture(scope="module")
-def pair(program):
-    return program(PROGRAM)
+def pair(load):
+    return load(PROGRAM)
 
 
 RESERVED = [

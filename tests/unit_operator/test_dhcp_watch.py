@@ -20,8 +20,8 @@ CLIENT = b"\x02abcde"
 
 
 @pytest.fixture(scope="module")
-def watch(program):
-    return program(FOLDER / "dhcp-watch.py")
+def watch(load):
+    return load(FOLDER / "dhcp-watch.py")
 
 
 def packet(source, port, protocol=socket.IPPROTO_UDP, message=b"", to=68):

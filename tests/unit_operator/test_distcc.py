@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -272,7 +271,7 @@ def test_with_pump_there_is_no_cache(place):
 
 
 @pytest.fixture
-def compare(tmp_path):
+def compare(tmp_path, ansible):
     """Run the comparison of the role on nodes with versions of the compiler; return what came."""
 
     def run(**versions):
@@ -284,13 +283,8 @@ def compare(tmp_path):
             program.chmod(0o755)
         tasks = [{"ansible.builtin.import_tasks": str(ROOT / "roles/distcc/tasks/compiler.yml")}]
         environment = {"PATH": f"{tmp_path}/{{{{ inventory_hostname }}}}:{os.environ['PATH']}"}
-        play = {"hosts": "all", "gather_facts": False, "connection": "local", "environment": environment, "tasks": tasks,
-                "vars": {"ansible_python_interpreter": sys.executable}}  # fmt: skip
-        playbook = tmp_path / "site.yml"
-        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
-        command = [Path(sys.executable).with_name("ansible-playbook"), "--inventory", ",".join([*names, ""]), playbook]
-        settings = {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg"), "ANSIBLE_BECOME": "false"}
-        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=120, check=False)
+        play = {"hosts": "all", "gather_facts": False, "environment": environment, "tasks": tasks}
+        return ansible(tmp_path, yaml.safe_dump([play]), hosts=names)
 
     return run
 

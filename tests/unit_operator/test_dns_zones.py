@@ -43,8 +43,8 @@ RECORDS = ["dyn.lab.internal. 60 IN NS ns1.lab.internal.", "a.dyn.lab.internal. 
 
 
 @pytest.fixture(scope="module")
-def zones(program):
-    return program(ROOT / "roles/dns/files/usr/local/lib/beowulf/dns-zones.py")
+def zones(load):
+    return load(ROOT / "roles/dns/files/usr/local/lib/beowulf/dns-zones.py")
 
 
 def transfer(serial, *records):

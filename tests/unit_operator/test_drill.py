@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -264,24 +263,23 @@ def test_names_of_drills_need_no_option():
     assert named(["deploy", "--limit", "x"]) == ["deploy", "--limit", "x"]
 
 
-def drill_module(name):
-    spec = importlib.util.spec_from_file_location(name, drill.FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def drills(load):
+    """The drills of the compute nodes."""
+    return load(drill.FOLDER / "compute.py")
 
 
-def test_the_table_of_a_build_is_read_as_it_is_printed():
+def test_the_table_of_a_build_is_read_as_it_is_printed(drills):
     log = "10.77.0.22\t12\tx\nresort\t3\tx\ncache\t7\tx\n"
     client = "a-name-that-is-long"
     table = build.made_table(log, [client, "delta"], {client: "10.77.0.21", "delta": "10.77.0.22"}, 22)
     shown = "\n".join(["gcc -c objects", *table, ""])
-    assert drill_module("compute").made(shown) == {client: 0, "delta": 12, f"{client}, as a last resort": 3, "from the cache": 7}
+    assert drills.made(shown) == {client: 0, "delta": 12, f"{client}, as a last resort": 3, "from the cache": 7}
 
 
 @pytest.mark.parametrize(("program", "right"), [("print('is it?', flush=True); print('it is', flush=True)", True), ("print('no')", False)])
-def test_a_drill_waits_until_a_task_says_something_and_not_for_ever(program, right):
-    said = drill_module("compute").said
+def test_a_drill_waits_until_a_task_says_something_and_not_for_ever(drills, program, right):
+    said = drills.said
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
         if right:
             said(child, "it is", 20)
@@ -290,16 +288,16 @@ def test_a_drill_waits_until_a_task_says_something_and_not_for_ever(program, rig
                 said(child, "it is", 20)
 
 
-def test_a_drill_does_not_wait_for_a_silent_task():
+def test_a_drill_does_not_wait_for_a_silent_task(drills):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=subprocess.PIPE, text=True) as child:
         began = time.monotonic()
         with pytest.raises(Failure, match="did not say"):
-            drill_module("compute").said(child, "it is", 1)
+            drills.said(child, "it is", 1)
         assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("kind", ["list", "sources"])
-def test_sources_are_asked_for_where_the_node_has_its_packages_from(tmp_path, kind):
+def test_sources_are_asked_for_where_the_node_has_its_packages_from(drills, tmp_path, kind):
     """With an apt-get that shows what it was told to read."""
     etc = tmp_path / "apt"
     (etc / "sources.list.d").mkdir(parents=True)
@@ -308,7 +306,7 @@ def test_sources_are_asked_for_where_the_node_has_its_packages_from(tmp_path, ki
     program = tmp_path / "apt-get"
     program.write_text("#!/bin/sh\ncat parts/* >p_1.orig.tar.xz; touch p_1.orig.tar.xz.asc\n")
     program.chmod(0o755)
-    script = drill_module("compute").SOURCES.replace("/etc/apt", str(etc))
+    script = drills.SOURCES.replace("/etc/apt", str(etc))
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run(["sh", "-c", f"set -- p{script}"], capture_output=True, text=True, check=True, env=env)
     shown = base64.b64decode(result.stdout).decode()

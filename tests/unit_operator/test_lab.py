@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ OTHERS = {
 
 
 @pytest.fixture
-def gone(tmp_path):
+def gone(tmp_path, ansible):
     """Ask whether the cluster lab is gone from a host with some nodes, networks and links; return how that ended."""
 
     def run(nodes=(), networks=(), links=()):
@@ -49,16 +48,11 @@ def gone(tmp_path):
         play = {
             "hosts": "localhost",
             "gather_facts": False,
-            "connection": "local",
-            "vars": {"lab_cluster": "lab", "ansible_python_interpreter": sys.executable},
+            "vars": {"lab_cluster": "lab"},
             "environment": {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
             "tasks": [{"ansible.builtin.import_tasks": str(ROOT / "roles/lab/tasks/gone.yml")}],
         }
-        playbook = tmp_path / "gone.yml"
-        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
-        command = [Path(sys.executable).with_name("ansible-playbook"), "--inventory", "localhost,", playbook]
-        env = os.environ | {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        return ansible(tmp_path, yaml.safe_dump([play]))
 
     return run
 

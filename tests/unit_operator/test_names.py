@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from cryptography.x509.oid import NameOID
 
 from beowulf.cluster import load_rack
 from beowulf.errors import Refusal
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import ROOT
 
 PLAY = """
 - hosts: all
@@ -34,33 +33,34 @@ def domain_of(length: int) -> str:
     return ("a" * (length - len(".internal"))) + ".internal"
 
 
-def signed(folder: Path, domain: str):
+@pytest.fixture
+def signed(tmp_path, ansible):
     """Let the authority make its certificates for a domain; return how the run ended."""
-    variables = {
-        "ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False, "__ca_number": 1,
-        "ca_domain": domain, "ca_subnet": "10.77.0.0/24", "ca_folder": str(folder / "ca"), "ca_passphrase": "secret words",
-    }  # fmt: skip
-    (folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"psi": variables}}}))
-    (folder / "play.yml").write_text(PLAY)
-    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml",
-                      ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_CACHE_PLUGIN="memory", ANSIBLE_NOCOLOR="1")  # fmt: skip
-    return output([tool("ansible-playbook"), "-i", str(folder / "hosts.yml"), str(folder / "play.yml")], env=env, timeout=120)
+
+    def run(domain: str):
+        variables = {
+            "__ca_number": 1, "ca_domain": domain, "ca_subnet": "10.77.0.0/24", "ca_folder": str(tmp_path / "ca"),
+            "ca_passphrase": "secret words",
+        }  # fmt: skip
+        return ansible(tmp_path, PLAY, hosts={"psi": variables})
+
+    return run
 
 
-def test_the_longest_domain_is_good_for_the_authority(tmp_path):
+def test_the_longest_domain_is_good_for_the_authority(tmp_path, signed):
     longest = domain_of(51)
     assert rack(tmp_path, longest).domain == longest
-    done = signed(tmp_path, longest)
+    done = signed(longest)
     assert done.returncode == 0, done.stdout
     for name in ("root", "intermediate"):
         certificate = x509.load_pem_x509_certificate((tmp_path / f"ca/tls/{name}.1.crt").read_bytes())
         assert certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value == f"{longest} {name}"
 
 
-def test_a_longer_domain_is_refused_because_the_authority_cannot_sign_for_it(tmp_path):
+def test_a_longer_domain_is_refused_because_the_authority_cannot_sign_for_it(tmp_path, signed):
     with pytest.raises(Refusal, match="has 52 characters, at most 51 are allowed"):
         rack(tmp_path, domain_of(52))
-    done = signed(tmp_path, domain_of(52))
+    done = signed(domain_of(52))
     assert done.returncode != 0
     assert "64" in done.stdout
 

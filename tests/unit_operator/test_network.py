@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from beowulf.process import environment, output, tool
-
 ROOT = Path(__file__).resolve().parents[2]
 TAKE = ROOT / "roles/network/files/take-interface.sh"
 
@@ -70,7 +68,7 @@ def test_systemd_finds_nothing_to_fill_in():
     ("node", "mac", "only"),
     [("omega", "b8:27:eb:00:00:01", False), ("psi", "b8:27:eb:00:00:10", True), ("gamma", "b8:27:eb:00:00:21", True)],
 )
-def test_networkmanager_leaves_the_lan_and_names_only_to_who_has_them_from_there(tmp_path, node, mac, only):
+def test_networkmanager_leaves_the_lan_and_names_only_to_who_has_them_from_there(tmp_path, ansible, node, mac, only):
     # The role's defaults and templates, without its tasks.
     role = tmp_path / "roles/probe"
     (role / "tasks").mkdir(parents=True)
@@ -79,27 +77,24 @@ def test_networkmanager_leaves_the_lan_and_names_only_to_who_has_them_from_there
     (role / "tasks/main.yml").write_text(
         f"- ansible.builtin.template: {{src: etc/NetworkManager/conf.d/90-lan.conf.j2, dest: '{tmp_path}/lan.conf'}}\n"
     )
-    (tmp_path / "play.yml").write_text(
+    play = (
         "- hosts: all\n  gather_facts: false\n  become: false\n  connection: local\n"
         "  vars: {ansible_python_interpreter: '{{ ansible_playbook_python }}'}\n  roles: [role: probe]\n"
     )
-    command = [tool("ansible-playbook"), "-i", str(ROOT / "inventory/lab.rack.yml"), "--limit", node, str(tmp_path / "play.yml")]
-    result = output(command, env=environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal"))
+    result = ansible(tmp_path, play, f"--limit={node}", inventory=ROOT / "inventory/lab.rack.yml")
     assert result.returncode == 0, result.stdout + result.stderr
     written = (tmp_path / "lan.conf").read_text().splitlines()
     assert f"unmanaged-devices+=mac:{mac}" in written
     assert ("dns=none" in written) is only
 
 
-def test_a_check_says_that_the_interface_would_be_taken(tmp_path):
-    (tmp_path / "play.yml").write_text(
-        "- hosts: all\n  gather_facts: false\n  become: false\n  connection: local\n"
-        "  vars:\n    ansible_python_interpreter: '{{ ansible_playbook_python }}'\n"
-        "    network_mac: 02:00:00:00:00:01\n"
+def test_a_check_says_that_the_interface_would_be_taken(tmp_path, ansible):
+    play = (
+        "- hosts: all\n  gather_facts: false\n"
+        "  vars:\n    network_mac: 02:00:00:00:00:01\n"
         '    __network_links: {stdout: \'[{"ifname": "lan0", "address": "02:00:00:00:00:01"}]\'}\n'
         "  tasks:\n    - ansible.builtin.import_role: {name: network, tasks_from: move}\n"
     )
-    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")
-    result = output([tool("ansible-playbook"), "-i", "psi,", "--check", str(tmp_path / "play.yml")], env=env)
+    result = ansible(tmp_path, play, "--check", hosts=["psi"])
     assert result.returncode == 0, result.stdout + result.stderr
     assert re.search(r"psi .* changed=1 ", result.stdout), result.stdout

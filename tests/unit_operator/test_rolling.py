@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 
@@ -10,8 +9,7 @@ import pytest
 import yaml
 
 from ansible_collections.beowulf.cluster.plugins.action.file_tree import tree
-from beowulf import playbook
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import ROOT
 
 # systemctl, which notes whom it restarts; the service of a node that is broken does not start.
 SYSTEMCTL = """#!/bin/sh
@@ -23,22 +21,20 @@ esac
 PLAY = """
 - hosts: all
   gather_facts: false
-  roles: ["{role}"]
+  roles: ["{folder}/{role}"]
   environment:
     NODE: "{{{{ inventory_hostname }}}}"
     BROKEN: "{broken}"
     PATH: "{folder}:{{{{ lookup('ansible.builtin.env', 'PATH') }}}}"
 """
 NODES = ["alpha", "beta", "gamma"]
-LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False}
 
 
 @pytest.fixture
-def restart(tmp_path):
+def restart(tmp_path, ansible):
     """Notify a handler of a role on three nodes; return the exit code, what was said, and who was restarted, in this order."""
     (tmp_path / "systemctl").write_text(SYSTEMCTL.format(folder=tmp_path))
     (tmp_path / "systemctl").chmod(0o755)
-    (tmp_path / "hosts.yml").write_text(json.dumps({"all": {"hosts": {node: {} for node in NODES}, "vars": LOCAL}}))
 
     def one(role: str, handler: str, broken: str, **variables: object) -> tuple[int, str, list[str]]:
         # Its handlers and what they include, without the rest of the role, and without the seconds that daemons take.
@@ -49,12 +45,7 @@ def restart(tmp_path):
         (tmp_path / role / "tasks" / "restart.yml").write_text(
             tasks.replace("seconds: 9", "seconds: 0").replace("retries: 20", "retries: 1")
         )
-        (tmp_path / "play.yml").write_text(PLAY.format(role=role, broken=broken, folder=tmp_path))
-        env = environment(**playbook.strategy(), ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_NOCOLOR="1",
-                          ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory", ANSIBLE_ROLES_PATH=str(tmp_path),
-                          ANSIBLE_INVENTORY_ENABLED="ansible.builtin.yaml")  # fmt: skip
-        command = [tool("ansible-playbook"), "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]
-        result = output([*command, f"--extra-vars={json.dumps(variables)}"], env=env, timeout=120)
+        result = ansible(tmp_path, PLAY.format(role=role, broken=broken, folder=tmp_path), hosts=NODES, variables=variables)
         noted = tmp_path / "restarted"
         return result.returncode, " ".join((result.stdout + result.stderr).split()), noted.read_text().split() if noted.exists() else []
 

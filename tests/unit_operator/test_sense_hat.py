@@ -15,8 +15,8 @@ PROGRAM = ROOT / "roles/sense_hat/files/usr/local/lib/beowulf/sense-hat.py"
 
 
 @pytest.fixture(scope="module")
-def hat(program):
-    return program(PROGRAM)
+def hat(load):
+    return load(PROGRAM)
 
 
 @pytest.fixture

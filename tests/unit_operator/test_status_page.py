@@ -27,8 +27,8 @@ alpha = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
-def page(program):
-    return program(PROGRAM)
+def page(load):
+    return load(PROGRAM)
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from beowulf.cluster import Cluster
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import tool
 
 PLAY = """
 - hosts: {node}
@@ -18,26 +16,28 @@ PLAY = """
 """
 
 
-def said(tmp_path, node, role, release):
+@pytest.fixture
+def said(tmp_path, ansible):
     """Run a role on this machine as if it were a node with a release of Debian; return what was done and what was said."""
-    facts = {
-        "os_family": "Debian", "distribution": "Debian", "distribution_version": f"{release}.5", "distribution_major_version": release,
-        "userspace_bits": "64",
-    }  # fmt: skip
-    (tmp_path / "play.yml").write_text(PLAY.format(node=node, role=role))
-    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory",
-                      ANSIBLE_ROLES_PATH=str(ROOT / "roles"), ANSIBLE_NOCOLOR="1")  # fmt: skip
-    # Which interface it is follows from facts that this machine does not have.
-    extra = json.dumps({"dhcp_interface": "lan0", "ansible_facts": facts, "ansible_python_interpreter": tool("python")})
-    result = output([tool("ansible-playbook"), "-i", str(Cluster("lab").path), str(tmp_path / "play.yml"), "--check",
-                     f"--extra-vars={extra}"], env=env, timeout=120)  # fmt: skip
-    assert result.returncode
-    return " ".join(result.stdout.split())
+
+    def run(node, role, release):
+        facts = {
+            "os_family": "Debian", "distribution": "Debian", "distribution_version": f"{release}.5", "distribution_major_version": release,
+            "userspace_bits": "64",
+        }  # fmt: skip
+        # Which interface it is follows from facts that this machine does not have.
+        variables = {"dhcp_interface": "lan0", "ansible_facts": facts, "ansible_python_interpreter": tool("python")}
+        play = PLAY.format(node=node, role=role)
+        result = ansible(tmp_path, play, "--check", inventory=Cluster("lab").path, variables=variables)
+        assert result.returncode
+        return " ".join(result.stdout.split())
+
+    return run
 
 
 @pytest.mark.parametrize(("node", "role", "release"), [("alpha", "base", "12"), ("alpha", "dhcp", "12"), ("gamma", "base", "11")])
-def test_a_release_that_is_too_old_is_refused_before_anything_is_changed(tmp_path, node, role, release):
-    text = said(tmp_path, node, role, release)
+def test_a_release_that_is_too_old_is_refused_before_anything_is_changed(said, node, role, release):
+    text = said(node, role, release)
     assert f"{node} runs Debian {release}.5" in text
     needed = int(release) + 1
     assert f"Debian {needed}" in text

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from beowulf.process import environment, output, tool
+from beowulf.process import environment
 
 WORD = "hunter2hunter2hunter2"
 # What root on a node can do: the module that writes the request runs there, with that node's own Python and its library.
@@ -41,8 +41,7 @@ x509.CertificateSigningRequestBuilder.subject_name = lambda builder, value: name
 PLAY = """
 - hosts: all:!authority
   gather_facts: false
-  connection: local
-  become: false
+  environment: {PATH: "{{ path }}"}
   roles: [tls]
 """
 
@@ -75,7 +74,7 @@ def python(folder: Path, planted: str) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path, authority):
+def run(tmp_path, authority, ansible):
     """Run the role for nodes, each of them with its own Python; return the output and the exit code."""
     door = socket.create_server(("127.0.0.1", 0))
 
@@ -88,28 +87,21 @@ def run(tmp_path, authority):
             for node, interpreter in pythons.items()
         }  # fmt: skip
         hosts["authority"] = {
-            "ansible_connection": "local", "ansible_host": "127.0.0.1", "ansible_port": door.getsockname()[1],
-            "ansible_python_interpreter": sys.executable,
+            "ansible_host": "127.0.0.1", "ansible_port": door.getsockname()[1], "ansible_python_interpreter": sys.executable,
         }  # fmt: skip
         known = {
+            "path": f"{tmp_path / 'bin'}:{environment()['PATH']}",
             "tls_host": "authority", "tls_authority_folder": str(authority), "tls_revoked_file": str(authority / "revoked"),
             "tls_passphrase": WORD, "tls_crl_url": "http://ara.lab.internal/intermediate.crl",
             "tls_group": grp.getgrgid(os.getgid()).gr_name,
         }  # fmt: skip
-        (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": known}}))
-        (tmp_path / "play.yml").write_text(PLAY)
         # Nothing is installed here: the package is said to be there.
-        known = tmp_path / "bin" / "dpkg-query"
-        known.parent.mkdir(exist_ok=True)
-        known.write_text("#!/bin/sh\necho installed python3-cryptography\n")
-        known.chmod(0o755)
-        env = environment(
-            ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory",
-            ANSIBLE_INVENTORY_ENABLED="yaml", ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json",
-        )  # fmt: skip
-        env["PATH"] = f"{known.parent}:{env['PATH']}"
-        result = output([tool("ansible-playbook"), "-i", str(tmp_path / "hosts.json"), str(tmp_path / "play.yml"), *options], env=env,
-                        timeout=240)  # fmt: skip
+        query = tmp_path / "bin" / "dpkg-query"
+        query.parent.mkdir(exist_ok=True)
+        query.write_text("#!/bin/sh\necho installed python3-cryptography\n")
+        query.chmod(0o755)
+        of_all = {node: variables | known for node, variables in hosts.items()}
+        result = ansible(tmp_path, PLAY, *options, hosts=of_all, ANSIBLE_STDOUT_CALLBACK="ansible.builtin.json")
         return result.returncode, json.loads(result.stdout[result.stdout.index("{") :])
 
     with door:
