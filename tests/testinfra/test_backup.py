@@ -47,6 +47,8 @@ def test_begins_by_itself_every_day(host):
     assert 0 < following <= 86400 + 600
 
 
+@pytest.mark.disturbs("deploys")
+@pytest.mark.disturbs("deploys")
 def test_says_what_was_made_and_when(host, made):
     told = story(host)
     assert told["archive"] == told["archives"][-1]
@@ -81,6 +83,7 @@ def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack,
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.disturbs("deploys")
 def test_tells_nothing_without_the_passphrase(host, made):
     """Neither what is in a file nor the name of it; a word that stands there in the open is found by the same search."""
     search = f"sudo grep --recursive --text --fixed-strings --files-with-matches %s {REPOSITORY} || :"
@@ -94,6 +97,7 @@ def test_tells_nothing_without_the_passphrase(host, made):
     assert host.run(f"sudo -u nobody ls {REPOSITORY}").rc == 2, "strangers on the node may read it"
 
 
+@pytest.mark.disturbs("deploys")
 def test_others_hold_the_same(host, node, nodes, chosen, made):
     """Byte by byte, but for the locks that Borg leaves while it works."""
     sums = f"sudo sh -c 'cd {REPOSITORY} && find . -type f -not -name lock.\\* -exec sha256sum {{}} + | sort'"
@@ -104,6 +108,7 @@ def test_others_hold_the_same(host, node, nodes, chosen, made):
             assert node(name).check_output(sums) == own, name
 
 
+@pytest.mark.disturbs("deploys")
 def test_lists_what_there_is(host, rack, made):
     shown = host.check_output(
         "sudo -H -u %s bash -lc %s", host.ansible.get_variables()["rack_ssh_user"], "cd /srv/beowulf && invoke backup.list"
