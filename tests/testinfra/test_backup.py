@@ -48,7 +48,6 @@ def test_begins_by_itself_every_day(host):
 
 
 @pytest.mark.disturbs("deploys")
-@pytest.mark.disturbs("deploys")
 def test_says_what_was_made_and_when(host, made):
     told = story(host)
     assert told["archive"] == told["archives"][-1]
@@ -56,6 +55,7 @@ def test_says_what_was_made_and_when(host, made):
     assert told["original"] > len(made["word"])
 
 
+@pytest.mark.disturbs("deploys")
 def test_a_file_comes_back_as_it_was(rack, made):
     command = [
         "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/extract.yml",
