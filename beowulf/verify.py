@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ PASSES = {"not disturbs": ("that only ask", 6), "disturbs": ("that disturb other
 NOTHING = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 SOCKET_NAME = len("/gw99-255.255.255.255.0123456789abcdef")
 """Bytes of the name of a shared connection's socket, while SSH makes it."""
+GROUPS = "groups.json"
 
 
 class Recorder:
@@ -61,16 +62,11 @@ class Recorder:
         if not report.passed:
             crash = getattr(report.longrepr, "reprcrash", None)
             entry["reason"] = str(crash.message if crash else report.longrepr)[:2000]
-        self.tests[without_group(report.nodeid)] = entry
+        self.tests[report.nodeid] = entry
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write the summary."""
         self.path.write_text(json.dumps(summarize(self.tests, int(exitstatus), time.monotonic() - self.began), indent=1), encoding="utf-8")
-
-
-def without_group(nodeid: str) -> str:
-    """Return the name of a test, of which xdist knows with its group behind it."""
-    return re.sub(r"@[^@\[\]]*$", "", nodeid)
 
 
 def summarize(tests: dict[str, Any], code: int, seconds: float) -> dict[str, Any]:
@@ -92,15 +88,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer the options that name the files and the nodes."""
     parser.addoption("--summary", metavar="FILE", default=None, help="write the outcome of each test to FILE, as JSON")
     parser.addoption("--nodes", metavar="NAMES", default="", help="run the tests on these nodes only, separated by commas")
-    parser.addoption("--sockets", metavar="FOLDER", default=None, help="keep the connections to the nodes open, by sockets in FOLDER")
+    parser.addoption("--shared", metavar="FOLDER", default=None, help="folder of what the processes share that run tests beside each other")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that run on other nodes than the chosen ones, and say which tests run one after the other."""
-    for item in items:
-        if group := group_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
+    """Leave out the tests that run on other nodes than the chosen ones, and say which of the others run one after the other."""
+    if folder := config.getoption("--shared"):
+        share_groups(Path(folder), {item.nodeid: group_of(item) for item in items})
     chosen = {name for name in config.getoption("--nodes").split(",") if name}
     if not chosen:
         return
@@ -109,15 +103,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-def group_of(item: pytest.Item) -> str | None:
-    """Return the name of the tests with which a test takes turns: those of its room, or those of its file on its node, as they may use
-    the same paths there; None for a test that names its group itself."""
-    own = item.get_closest_marker("xdist_group")
-    if mark := item.get_closest_marker("disturbs"):
-        if own or mark.args not in [(room,) for room in ROOMS]:
+def group_of(item: pytest.Item) -> str:
+    """Return the name of the tests with which a test takes turns: those of its room, or of the group that it names, or else those of its
+    file on its node, as they may use the same paths there."""
+    group = item.get_closest_marker("xdist_group")
+    if room := item.get_closest_marker("disturbs"):
+        if group or room.args not in [(name,) for name in ROOMS]:
             raise pytest.UsageError(f"{item.nodeid}: disturbs names one of the rooms {', '.join(ROOMS)}, and nothing else says a group")
-        return mark.args[0]
-    return None if own else " ".join(filter(None, [item.path.stem, node_of(item)]))
+        return room.args[0]
+    return group.args[0] if group else " ".join(filter(None, [item.path.stem, node_of(item)]))
 
 
 def node_of(item: pytest.Item) -> str | None:
@@ -133,8 +127,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "takes_turns(what): it shares something with the other tests that name it, and nobody else notices it"
     )
-    if folder := config.getoption("--sockets"):
-        share_connections(config.getoption("--ansible-inventory"), Path(folder), os.environ.get("PYTEST_XDIST_WORKER", "gw"))
+    worker = getattr(config, "workerinput", {}).get("workerid", "gw")
+    if folder := config.getoption("--shared"):
+        share_connections(config.getoption("--ansible-inventory"), Path(folder), worker)
     if hasattr(config, "workerinput"):
         signal.signal(signal.SIGINT, interrupt_once)
     elif config.getoption("--summary"):
@@ -143,11 +138,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def share_connections(source: str, folder: Path, worker: str) -> None:
     """Have testinfra come in once to a node, instead of once for each command; each worker by itself, as sshd limits the sessions of one
-    connection. Ansible, and tests that open connections of their own, do not use these."""
+    connection. Ansible, and tests that open connections of their own, do not use these. Nobody does where the path is too long for SSH."""
     from testinfra.utils.ansible_runner import AnsibleRunner
 
-    settings = AnsibleRunner.get_runner(source).ansible_config["ssh_connection"]
-    settings["ssh_args"] += f" -o ControlPath={folder}/{worker}-%%h"
+    if len(os.fsencode(folder)) + SOCKET_NAME <= SOCKET:
+        settings = AnsibleRunner.get_runner(source).ansible_config["ssh_connection"]
+        settings["ssh_args"] += f" -o ControlPath={folder}/{worker}-%%h"
+
+
+def share_groups(folder: Path, groups: dict[str, str]) -> None:
+    """Tell the process that has the workers which tests take turns: it does not see the tests themselves."""
+    place = folder / GROUPS
+    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+        json.dump(groups, file)
+    os.replace(file.name, place)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each group of tests to one worker, in the order of the files. (xdist's own `loadgroup` puts the group into the name of a
+    test, which pytest since 9.2 does not let it: https://github.com/pytest-dev/pytest-xdist/issues/1386.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):
+        @cached_property
+        def groups(self) -> dict[str, str]:
+            return json.loads((Path(config.getoption("--shared")) / GROUPS).read_text(encoding="utf-8"))
+
+        def _split_scope(self, nodeid: str) -> str:
+            return self.groups[nodeid]
+
+    return Grouped(config, log) if config.getoption("--shared") else None
 
 
 def interrupt_once(_number: int, _frame: object) -> None:
@@ -182,9 +202,9 @@ def command(plain: Path, summary: Path, functions: str = "", extra: Sequence[str
     ]  # fmt: skip
 
 
-def spread(tests: str, workers: int) -> list[str]:
-    """Return the options that run some tests, so many at a time; the larger groups first."""
-    return ["-m", tests, f"--numprocesses={workers}", "--dist=loadgroup"]
+def spread(tests: str, workers: int, folder: Path) -> list[str]:
+    """Return the options that run some tests, so many at a time, with a folder for what they share."""
+    return ["-m", tests, f"--numprocesses={workers}", "--dist=loadscope", "--no-loadscope-reorder", f"--shared={folder}"]
 
 
 def hang_up(folder: Path) -> None:
@@ -200,8 +220,6 @@ def verify(cluster: Cluster, limit: str = "", only: str = "", as_json: bool = Fa
     plain = cluster.state / "testinfra.yml"
     inventory.write(cluster.path, plain)
     with tempfile.TemporaryDirectory(prefix="beowulf-") as folder:
-        if len(os.fsencode(folder)) + SOCKET_NAME <= SOCKET:
-            chosen.append(f"--sockets={folder}")
         try:
             result = merge(list(test(cluster, plain, Path(folder), only, chosen, as_json)))
         finally:
@@ -224,7 +242,7 @@ def test(cluster: Cluster, plain: Path, folder: Path, only: str, extra: Sequence
         if not as_json:
             print(f"--- verify {cluster.name}: tests {name}, {workers} at a time", flush=True)
         summary = folder / f"summary-{number}.json"
-        code = run(command(plain, summary, only, [*spread(tests, workers), *extra]), env, **quiet)
+        code = run(command(plain, summary, only, [*spread(tests, workers, folder), *extra]), env, **quiet)
         if code == INTERRUPTED:
             error = OperatorError("verify: interrupted")
             error.code = INTERRUPTED
