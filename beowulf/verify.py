@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from testinfra.utils.ansible_runner import AnsibleRunner
 
 from beowulf import inventory
 from beowulf.errors import Failure, OperatorError, Refusal
@@ -42,7 +43,8 @@ PASSES = {"not disturbs": ("that only ask", 6), "disturbs": ("that disturb other
 NOTHING = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 SOCKET_NAME = len("/gw99-255.255.255.255.0123456789abcdef")
 """Bytes of the name of a shared connection's socket, while SSH makes it."""
-GROUPS = "groups.json"
+GROUPS, INVENTORY = "groups.json", "inventory.json"
+"""What is in the folder that is shared, besides the sockets."""
 
 
 class Recorder:
@@ -129,6 +131,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     worker = getattr(config, "workerinput", {}).get("workerid", "gw")
     if folder := config.getoption("--shared"):
+        share_inventory(config.getoption("--ansible-inventory"), Path(folder))
         share_connections(config.getoption("--ansible-inventory"), Path(folder), worker)
     if hasattr(config, "workerinput"):
         signal.signal(signal.SIGINT, interrupt_once)
@@ -136,11 +139,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(Path(config.getoption("--summary")).absolute()), "beowulf-recorder")
 
 
+def share_inventory(source: str, folder: Path) -> None:
+    """Have Ansible read the inventory once for all workers, which takes a second each time: the first one to come here does."""
+    runner, place = AnsibleRunner.get_runner(source), folder / INVENTORY
+    if place.exists():
+        runner.inventory = json.loads(place.read_text(encoding="utf-8"))
+    else:
+        place.write_text(json.dumps(runner.inventory), encoding="utf-8")
+
+
 def share_connections(source: str, folder: Path, worker: str) -> None:
     """Have testinfra come in once to a node, instead of once for each command; each worker by itself, as sshd limits the sessions of one
     connection. Ansible, and tests that open connections of their own, do not use these. Nobody does where the path is too long for SSH."""
-    from testinfra.utils.ansible_runner import AnsibleRunner
-
     if len(os.fsencode(folder)) + SOCKET_NAME <= SOCKET:
         settings = AnsibleRunner.get_runner(source).ansible_config["ssh_connection"]
         settings["ssh_args"] += f" -o ControlPath={folder}/{worker}-%%h"

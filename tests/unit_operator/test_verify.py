@@ -216,5 +216,11 @@ def test_testinfra_comes_in_once_to_a_node(tmp_path, nodes, monkeypatch):
     words = (" ".join(command) % tuple(arguments)).split()
     assert f"ControlPath={tmp_path}/gw3-%h" in words
     assert "ControlMaster=auto" in words
+    # The inventory has been read for others, too.
+    verify.share_inventory(str(nodes), tmp_path)
+    monkeypatch.setattr(AnsibleRunner, "_runners", {})
+    monkeypatch.setenv("PATH", "")
+    verify.share_inventory(str(nodes), tmp_path)
+    assert AnsibleRunner.get_runner(str(nodes)).get_hosts() == ["alpha", "beta"]
     # Ansible's own connections, and those that tests open themselves, are not shared.
     assert "ControlPath" not in (ROOT / "ansible.cfg").read_text(encoding="utf-8")
