@@ -220,7 +220,7 @@ def spread(tests: str, workers: int, folder: Path) -> list[str]:
 def hang_up(folder: Path) -> None:
     """End the connections that the workers shared."""
     for path in folder.glob("gw*"):
-        output(["ssh", "-S", str(path), "-O", "exit", "node"])
+        output(["ssh", "-S", str(path), "-O", "exit", "node"], timeout=5)
 
 
 def verify(cluster: Cluster, limit: str = "", only: str = "", as_json: bool = False) -> None:

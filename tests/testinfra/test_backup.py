@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import time
@@ -12,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from beowulf import playbook
+from beowulf.process import environment
+
 testinfra_hosts = ["ansible://backup"]
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "/var/backups/cluster"
+
+
+def as_deployed():
+    """The environment in which a deploy runs Ansible: `verify` has it read plain inventories only."""
+    return {name: value for name, value in environment(**playbook.strategy()).items() if name != "ANSIBLE_INVENTORY_ENABLED"}
 
 
 def story(host):
@@ -61,9 +68,7 @@ def test_a_file_comes_back_as_it_was(rack, made):
         "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/extract.yml",
         f"--extra-vars={json.dumps({'repository': REPOSITORY, 'wanted': made['path'], 'expected': made['word']})}",
     ]  # fmt: skip
-    # `verify` has Ansible read plain inventories only.
-    env = {name: value for name, value in os.environ.items() if name != "ANSIBLE_INVENTORY_ENABLED"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=env)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=as_deployed())
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -75,9 +80,8 @@ def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack,
         "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/backup_rounds.yml",
         f"--extra-vars={json.dumps(extra)}",
     ]  # fmt: skip
-    env = {name: value for name, value in os.environ.items() if name != "ANSIBLE_INVENTORY_ENABLED"}
     try:
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=env)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=as_deployed())
     finally:
         host.check_output("sudo rm -r %s", scratch)
     assert result.returncode == 0, result.stdout + result.stderr
