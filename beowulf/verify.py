@@ -126,9 +126,6 @@ def node_of(item: pytest.Item) -> str | None:
 def pytest_configure(config: pytest.Config) -> None:
     """Record when a file is named; with xdist, in the process that hears of all tests."""
     config.addinivalue_line("markers", DISTURBS)
-    config.addinivalue_line(
-        "markers", "takes_turns(what): it shares something with the other tests that name it, and nobody else notices it"
-    )
     worker = getattr(config, "workerinput", {}).get("workerid", "gw")
     if folder := config.getoption("--shared"):
         share_inventory(config.getoption("--ansible-inventory"), Path(folder))
