@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,25 +184,29 @@ def test_x():
     try:
         time.sleep(60)
     finally:
-        time.sleep(1)
+        time.sleep({seconds})
         broken.unlink()
 """
 
 
-def test_an_interrupted_test_repairs_what_it_has_broken(tmp_path, nodes):
-    """Also where only the process that has the workers is told; and nobody interrupts the repair, who tells the workers once more."""
-    (tmp_path / "test_x.py").write_text(BREAK)
+@pytest.mark.parametrize(("seconds", "workers_too"), [(7, False), (1, True)], ids=["one is told", "all are told"])
+def test_an_interrupted_test_repairs_what_it_has_broken(tmp_path, nodes, seconds, workers_too):
+    """Where only the process is told that has the workers, xdist gives them 10 s, and by itself tells them after 5; and where a terminal
+    tells all, nobody interrupts the repair."""
+    (tmp_path / "test_x.py").write_text(BREAK.format(seconds=seconds))
     command = [tool("python"), "-m", "pytest", "-q", "-p", "beowulf.verify", f"--ansible-inventory={nodes}", str(tmp_path / "test_x.py")]
-    child = subprocess.Popen(
-        [*command, *verify.spread("not disturbs", 1, tmp_path)], cwd=ROOT, env=environment(**ENV), stdout=subprocess.DEVNULL
-    )
+    command += verify.spread("not disturbs", 1, tmp_path)
+    # A shell that starts this in the background has told it to ignore interrupts.
+    heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    child = subprocess.Popen(command, cwd=ROOT, env=environment(**ENV), stdout=subprocess.DEVNULL, preexec_fn=heed)
     began = time.monotonic()
     while not (tmp_path / "broken").exists() and time.monotonic() < began + 60:
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    for worker in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text(encoding="ascii").split():
-        os.kill(int(worker), signal.SIGINT)
+    if workers_too:
+        for worker in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text(encoding="ascii").split():
+            os.kill(int(worker), signal.SIGINT)
     assert child.wait(timeout=30) == pytest.ExitCode.INTERRUPTED
     assert not (tmp_path / "broken").exists()
 
