@@ -63,6 +63,7 @@ def test_a_wrong_password_of_redis_costs_a_warning(host, rack):
     assert answer.stderr.count("Redis does not serve the fact cache") == 1
 
 
+@pytest.mark.xdist_group("recorded run")
 def test_records_the_runs_that_are_made_there(host, rack):
     """In the ARA of the deployer, by the same way as every other controller."""
     server = recording.deployers(Cluster(os.environ["BEOWULF_CLUSTER"]))
