@@ -32,6 +32,7 @@ ROOMS = {
     "lan": "what the LAN servers serve, the floating address, and the rules of any node's firewall",
     "deploys": "what takes the lock of the cluster, the recording of runs, and SSH",
     "distcc": "the distccd of the compute nodes",
+    "backup": "the processors of the deployer, for a minute: beside all that ask it takes five",
 }
 DISTURBS = (
     "disturbs(room): others could notice this test. It stops, restarts or kills what they ask, moves an address, fills a pool, changes "

@@ -72,6 +72,7 @@ def test_a_file_comes_back_as_it_was(rack, made):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.disturbs("backup")
 def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack, tmp_path):
     """A lost repository is gone on with from a copy, a new one takes no older one's place, and newer files do not outlive a restore."""
     scratch = host.check_output("sudo mktemp -d /var/tmp/beowulf-backup-XXXXXX")

@@ -85,7 +85,7 @@ def test_those_of_a_node_of_a_group_and_of_a_room_take_turns(run, tmp_path):
 )
 def test_a_room_that_is_not_there_or_two_groups_are_refused(run, marks):
     shown, _summary = run(f"import pytest\n@pytest.mark.{marks}\ndef test_x(): pass\n", "disturbs", "--numprocesses=0")
-    assert "disturbs names one of the rooms lan, deploys, distcc" in shown
+    assert "disturbs names one of the rooms lan, deploys, distcc, backup" in shown
 
 
 def test_a_test_is_called_in_the_summary_as_in_its_file(run):
@@ -144,7 +144,7 @@ def test_what_fails_in_the_first_pass_does_not_hide_the_second(passes, capsys):
     assert ran == ["not disturbs", "disturbs"]
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("---")] == [
         "--- verify lab: tests that only ask, 6 at a time",
-        "--- verify lab: tests that disturb others, 3 at a time",
+        "--- verify lab: tests that disturb others, 4 at a time",
     ]
 
 
