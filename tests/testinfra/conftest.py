@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -14,15 +13,14 @@ from typing import Any
 import pytest
 import testinfra
 from testinfra.host import Host
+from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@cache
 def read_inventory(source: str) -> dict[str, Any]:
-    """Return what ansible-inventory says of `source`, a rack file."""
-    command = ["ansible-inventory", "--inventory", source, "--list"]
-    return json.loads(subprocess.run(command, capture_output=True, check=True, cwd=ROOT, text=True).stdout)
+    """Return what ansible-inventory says of `source`, as testinfra has asked it."""
+    return AnsibleRunner.get_runner(source).inventory
 
 
 @pytest.fixture(scope="session")

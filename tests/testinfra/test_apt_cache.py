@@ -1,6 +1,9 @@
 """The package cache serves the LAN, and a package is downloaded once."""
 
+import pytest
+
 testinfra_hosts = ["ansible://apt_cache"]
+pytestmark = pytest.mark.xdist_group("apt")
 
 
 def downloads(deployer, kind):

@@ -205,6 +205,7 @@ def testssl(client):
     client.check_output(f"rm -r {folder}")
 
 
+@pytest.mark.xdist_group("apt")
 def test_testssl_finds_nothing_of_medium_severity_or_worse(rack, cluster, testssl):
     found = testssl(names(rack)[0], rack["rack_deployer"]["address"], (cluster.state / "ca" / "root.crt").read_text())
     assert {name: one for name, one in found.items() if one[0] in ("MEDIUM", "HIGH", "CRITICAL", "FATAL")} == {}
@@ -214,6 +215,7 @@ def test_testssl_finds_nothing_of_medium_severity_or_worse(rack, cluster, testss
     assert "HSTS_time" in found
 
 
+@pytest.mark.xdist_group("recorded run")
 def test_this_controller_finds_what_it_recorded_among_the_runs_of_its_cluster(cluster, run):
     server = recording.deployers(cluster)
 
@@ -225,6 +227,7 @@ def test_this_controller_finds_what_it_recorded_among_the_runs_of_its_cluster(cl
     assert found(f"{cluster.rack.cluster}-not") == []
 
 
+@pytest.mark.xdist_group("recorded run")
 def test_old_runs_are_forgotten_by_a_timer_and_others_stay(client, host, rack, ask, login, run):
     host.check_output("systemctl is-enabled ara-prune.timer")
     server, path = f"https://{names(rack)[0]}/api/v1/playbooks", f"/{uuid.uuid4().hex}.yml"
@@ -248,6 +251,7 @@ def pin_of(address, root):
     return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
 
+@pytest.mark.xdist_group("recorded run")
 def test_a_person_can_read_a_run(rack, cluster, login, run):
     """In a real browser, from the list of runs by its links to one result of one node; the pages complain of nothing."""
     if not (command := browser.program()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import time
@@ -12,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from beowulf import playbook
+from beowulf.process import environment
+
 testinfra_hosts = ["ansible://backup"]
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "/var/backups/cluster"
+
+
+def as_deployed():
+    """The environment in which a deploy runs Ansible: `verify` has it read plain inventories only."""
+    return {name: value for name, value in environment(**playbook.strategy()).items() if name != "ANSIBLE_INVENTORY_ENABLED"}
 
 
 def story(host):
@@ -47,6 +54,7 @@ def test_begins_by_itself_every_day(host):
     assert 0 < following <= 86400 + 600
 
 
+@pytest.mark.disturbs("deploys")
 def test_says_what_was_made_and_when(host, made):
     told = story(host)
     assert told["archive"] == told["archives"][-1]
@@ -54,17 +62,17 @@ def test_says_what_was_made_and_when(host, made):
     assert told["original"] > len(made["word"])
 
 
+@pytest.mark.disturbs("deploys")
 def test_a_file_comes_back_as_it_was(rack, made):
     command = [
         "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/extract.yml",
         f"--extra-vars={json.dumps({'repository': REPOSITORY, 'wanted': made['path'], 'expected': made['word']})}",
     ]  # fmt: skip
-    # `verify` has Ansible read plain inventories only.
-    env = {name: value for name, value in os.environ.items() if name != "ANSIBLE_INVENTORY_ENABLED"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=env)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120, env=as_deployed())
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.disturbs("backup")
 def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack, tmp_path):
     """A lost repository is gone on with from a copy, a new one takes no older one's place, and newer files do not outlive a restore."""
     scratch = host.check_output("sudo mktemp -d /var/tmp/beowulf-backup-XXXXXX")
@@ -73,14 +81,14 @@ def test_loses_nothing_by_itself_and_restores_no_more_than_there_was(host, rack,
         "ansible-playbook", "--inventory", f"inventory/{rack['rack_cluster']}.rack.yml", "tests/testinfra/playbooks/backup_rounds.yml",
         f"--extra-vars={json.dumps(extra)}",
     ]  # fmt: skip
-    env = {name: value for name, value in os.environ.items() if name != "ANSIBLE_INVENTORY_ENABLED"}
     try:
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=env)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600, env=as_deployed())
     finally:
         host.check_output("sudo rm -r %s", scratch)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.disturbs("deploys")
 def test_tells_nothing_without_the_passphrase(host, made):
     """Neither what is in a file nor the name of it; a word that stands there in the open is found by the same search."""
     search = f"sudo grep --recursive --text --fixed-strings --files-with-matches %s {REPOSITORY} || :"
@@ -94,6 +102,7 @@ def test_tells_nothing_without_the_passphrase(host, made):
     assert host.run(f"sudo -u nobody ls {REPOSITORY}").rc == 2, "strangers on the node may read it"
 
 
+@pytest.mark.disturbs("deploys")
 def test_others_hold_the_same(host, node, nodes, chosen, made):
     """Byte by byte, but for the locks that Borg leaves while it works."""
     sums = f"sudo sh -c 'cd {REPOSITORY} && find . -type f -not -name lock.\\* -exec sha256sum {{}} + | sort'"
@@ -104,6 +113,7 @@ def test_others_hold_the_same(host, node, nodes, chosen, made):
             assert node(name).check_output(sums) == own, name
 
 
+@pytest.mark.disturbs("deploys")
 def test_lists_what_there_is(host, rack, made):
     shown = host.check_output(
         "sudo -H -u %s bash -lc %s", host.ansible.get_variables()["rack_ssh_user"], "cd /srv/beowulf && invoke backup.list"

@@ -93,6 +93,7 @@ def test_reaches_the_name_of_every_peer(host, own):
         assert host.check_output(f"getent ahostsv4 {peer['name']} | cut -d' ' -f1 | head -n 1") == peer["address"]
 
 
+@pytest.mark.xdist_group("apt")
 def test_takes_packages_through_the_cache(host, own, chosen):
     """Or, where the deployer takes no part and is not there, past it."""
     cache = f"http://{own['rack_deployer']['address']}:3142"

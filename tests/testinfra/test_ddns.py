@@ -3,6 +3,10 @@
 import json
 import time
 
+import pytest
+
+pytestmark = pytest.mark.disturbs("lan")
+
 STRANGER = """
 with Conversation({interface!r}, b"\\x02\\x00\\x5eaway"[:6]) as client:
     offer = next(client.discover(10))

@@ -130,6 +130,7 @@ print(json.dumps(ack["address"]))
 """
 
 
+@pytest.mark.disturbs("lan")
 def test_both_servers_tell_how_full_the_pool_is(client, hostvars, rack, node, python):
     """A stranger more is one lease more, on both; the nodes of the rack, whose addresses are outside of it, are none."""
     interface = interface_of(client, hostvars[client.backend.host]["rack_mac"])
@@ -171,6 +172,7 @@ UNHEARD = """table inet unheard {
 }"""
 
 
+@pytest.mark.disturbs("lan")
 def test_a_name_server_that_is_late_by_seconds_loses_no_name(client, hostvars, rack, node, python, eventually):
     interface = interface_of(client, hostvars[client.backend.host]["rack_mac"])
     primary, address = node(rack["rack_dns_primary"]["name"]), rack["rack_dns_primary"]["address"]

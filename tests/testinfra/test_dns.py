@@ -1,6 +1,7 @@
 """Both LAN servers answer for the cluster and for the world; the secondary follows the primary."""
 
 import ipaddress
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -54,6 +55,7 @@ def test_transfers_need_the_key(host, rack):
         assert "Transfer failed" in answer.stdout
 
 
+@pytest.mark.disturbs("lan")
 def test_a_change_reaches_the_secondary_by_notify(host, rack, node, eventually):
     """The secondary asks by itself twice a minute: what arrives within seconds came by NOTIFY. The change goes back afterwards."""
     primary = node(rack["rack_dns_primary"]["name"])
@@ -127,12 +129,14 @@ def burst(rack, python, host, server, source):
     return python(host, BURST.format(question=question, count=2000, server=server, source=source))
 
 
+@pytest.mark.xdist_group("flood")
 def test_a_node_of_the_rack_may_ask_as_fast_as_it_can(host, hostvars, rack, python):
     own = hostvars[host.backend.host]["rack_address"]
     for server in servers(rack):
         assert burst(rack, python, host, server, own) == {"whole": 2000, "short": 0, "lost": 0}, server
 
 
+@pytest.mark.xdist_group("flood")
 def test_does_not_help_to_flood_anyone(host, hostvars, rack, python):
     """Who asks the same thing again and again, under an address that may be forged, gets an answer to some of it."""
     network = rack["rack_network"]
@@ -143,8 +147,9 @@ def test_does_not_help_to_flood_anyone(host, hostvars, rack, python):
     stranger, link = str(next(free)), interface_of(host, hostvars[host.backend.host]["rack_mac"])
     host.check_output(f"sudo ip address add {stranger}/32 dev {link}")
     try:
-        for server in servers(rack)[1:]:
-            told = burst(rack, python, host, server, stranger)
+        with ThreadPoolExecutor() as pool:
+            answers = list(pool.map(lambda server: burst(rack, python, host, server, stranger), servers(rack)[1:]))
+        for told in answers:
             assert told["short"] > 0, told  # asked to come back over TCP, which nobody does under a forged address
             assert 0 < told["whole"] < 2000, told
     finally:
@@ -176,6 +181,7 @@ def newer(one, other):
     return 0 < (one - other) % 2**32 < 2**31
 
 
+@pytest.mark.disturbs("lan")
 @pytest.mark.parametrize("how", UNREADABLE)
 def test_a_primary_that_cannot_load_a_zone_begins_again_from_the_others(client, rack, node, eventually, how):
     """As after a power cut; nothing is asked of anybody but to start it. What a server had, both have afterwards."""

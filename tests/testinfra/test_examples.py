@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("mpi")
+
 ROOT = Path(__file__).resolve().parents[2]
 # What fits into one argument of a command (MAX_ARG_STRLEN of Linux)
 LIMIT = 131072

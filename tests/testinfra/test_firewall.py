@@ -32,6 +32,7 @@ def test_the_talk_of_the_dhcp_pair_is_closed_to_others(host, hostvars, rack, str
     assert knock(stranger, own["rack_address"], 8001) == "silent"
 
 
+@pytest.mark.disturbs("lan")
 def test_rules_that_are_wrong_do_not_replace_good_ones(host):
     before = host.check_output("sudo nft --stateless list table inet beowulf")
     assert "policy drop" in before
@@ -43,6 +44,7 @@ def test_rules_that_are_wrong_do_not_replace_good_ones(host):
         host.check_output("sudo rm /etc/nftables.d/zz-wrong.nft")
 
 
+@pytest.mark.disturbs("lan")
 def test_the_rules_are_loaded_at_boot(host):
     assert host.service("nftables").is_enabled
     host.check_output("sudo systemctl restart nftables")

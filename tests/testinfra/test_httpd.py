@@ -168,6 +168,7 @@ def test_runs_as_nobody_in_an_empty_root(rack, node):
         assert "ro" in options.split(",")
 
 
+@pytest.mark.disturbs("lan")
 def test_comes_back_when_killed(rack, node, status, eventually):
     for server in rack["rack_lanservices"]:
         this = node(server["name"])

@@ -236,8 +236,9 @@ def test_a_node_of_another_type_is_not_let_in(host, rack, node, nodes, chosen, p
     if not strangers:
         pytest.skip("no node of another type takes part")
     ask = KNOCK.format(ports=PORTS, address=rack["rack_jobs_server"]["address"])
-    for name in strangers:
-        assert python(node(name), ask) == {str(port): "silent" for port in PORTS}, name
+    with ThreadPoolExecutor(len(strangers)) as pool:
+        answers = list(pool.map(lambda name: python(node(name), ask), strangers))
+    assert answers == [{str(port): "silent" for port in PORTS}] * len(strangers), strangers
 
 
 def test_a_compute_node_is_let_in(host, rack, python):

@@ -9,6 +9,8 @@ import uuid
 import pytest
 
 testinfra_hosts = ["ansible://mpi"]
+# Ranks that wait do so at full speed: two jobs at a time would wait for each other.
+pytestmark = pytest.mark.xdist_group("mpi")
 
 # Every rank contributes a megabyte, so that the answer has really crossed the network.
 PYTHON_PROGRAM = """

@@ -30,6 +30,8 @@ def test_the_controller_holds_them_in_the_vault_alone(values):
     assert [str(finding) for finding in in_controller(Needles(values))] == []
 
 
+# Who reads all that was recorded keeps ARA from recording meanwhile.
+@pytest.mark.xdist_group("recorded run")
 def test_a_node_shows_none(host, cluster, values):
     """In logs, journal, processes, facts in Redis and recorded runs. What is put there on purpose proves that the search sees."""
     planted = secrets.token_hex(20)

@@ -14,6 +14,8 @@ from beowulf.cluster import Cluster
 from beowulf.pki import certificates
 from beowulf.process import ROOT, environment, tool
 
+pytestmark = pytest.mark.disturbs("deploys")
+
 OPTIONS = (
     "BatchMode=yes",
     "StrictHostKeyChecking=yes",

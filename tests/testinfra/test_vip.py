@@ -22,6 +22,7 @@ def test_has_one_holder(rack, node):
     assert len(holders(rack, node)) == 1
 
 
+@pytest.mark.disturbs("lan")
 def test_moves_when_its_holder_stops_and_stays_there(host, rack, node, eventually):
     """Stopping keepalived is an orderly leave; a name asked through the floating address is answered by the other server."""
     vip, name = rack["rack_network"]["vip"], rack["rack_nodes"][-1]
@@ -39,6 +40,7 @@ def test_moves_when_its_holder_stops_and_stays_there(host, rack, node, eventuall
     assert holders(rack, node) == [other]
 
 
+@pytest.mark.disturbs("lan")
 @pytest.mark.usefixtures("host")
 def test_leaves_a_holder_whose_name_server_does_not_answer(rack, node, eventually):
     (first,) = holders(rack, node)
@@ -53,6 +55,7 @@ def test_leaves_a_holder_whose_name_server_does_not_answer(rack, node, eventuall
     assert holders(rack, node) == [other]
 
 
+@pytest.mark.disturbs("lan")
 @pytest.mark.usefixtures("host")
 def test_leaves_a_holder_whose_name_server_answers_without_its_zones(rack, node, eventually):
     (first,) = holders(rack, node)
@@ -78,6 +81,7 @@ UNABLE = {
 }
 
 
+@pytest.mark.disturbs("lan")
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("how", UNABLE)
 def test_leaves_a_holder_that_cannot_find_out_how_it_is(rack, node, eventually, how):
