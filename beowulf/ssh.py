@@ -80,3 +80,8 @@ def hang_up(cluster: Cluster, node: str, options: Sequence[str]) -> None:
     """End the connection that `options` keep open for a node."""
     program, *rest = cluster.ssh(node)
     output([program, "-O", "exit", *options, *rest], timeout=5)
+
+
+def close(socket: Path) -> None:
+    """End the connection that is kept open behind a control socket, whichever node it leads to."""
+    output(["ssh", "-S", str(socket), "-O", "exit", "node"], timeout=5)

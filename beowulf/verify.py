@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-from beowulf import inventory
+from beowulf import inventory, ssh
 from beowulf.errors import Failure, OperatorError, Refusal
-from beowulf.process import INTERRUPTED, ROOT, SOCKET, environment, output, run, tool
+from beowulf.process import INTERRUPTED, ROOT, SOCKET, environment, run, tool
 
 if TYPE_CHECKING:
     from beowulf.cluster import Cluster
@@ -218,7 +218,7 @@ def spread(tests: str, workers: int, folder: Path) -> list[str]:
 def hang_up(folder: Path) -> None:
     """End the connections that the workers shared."""
     for path in folder.glob("gw*"):
-        output(["ssh", "-S", str(path), "-O", "exit", "node"], timeout=5)
+        ssh.close(path)
 
 
 def verify(cluster: Cluster, limit: str = "", only: str = "", as_json: bool = False) -> None:

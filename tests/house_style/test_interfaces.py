@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.beowulf.cluster.plugins.module_utils import kea_control
 from beowulf import backup, compute, reencrypt
-from beowulf.health import queries
 from beowulf.pki import identity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,8 +228,7 @@ SHARED = [  # what a command assumes of a node, and the variable of a role that 
     (reencrypt.REPOSITORY, "backup", "backup_repository"),
     (compute.JOBS, "jobs", "jobs_path"),
     (identity.FOLDER, "ca", "ca_folder"),
-    (queries.KEA_SOCKET, "dhcp", "__dhcp_control_socket"),
-    (queries.KEA_SOCKET, "httpd", "__httpd_kea_socket"),
+    (kea_control.SOCKET, "dhcp", "__dhcp_control_socket"),
 ]
 
 

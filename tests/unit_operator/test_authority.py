@@ -75,7 +75,8 @@ class Authority:
 
     def run(self, plays: str = PLAYBOOK, limit: str = "all", **variables: object) -> subprocess.CompletedProcess[str]:
         known = {
-            "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi", "path": f"{self.folder / 'bin'}:{environment()['PATH']}",
+            "ansible_host": "127.0.0.1", "ansible_port": self.port, "ca_host": "psi",
+            "path": f"{self.folder / 'bin'}:{environment()['PATH']}",
             "ca_nodes": ["psi", "gamma"], "ca_domain": "lab.internal",
             "ca_subnet": "10.77.0.0/24", "ca_folder": str(self.ca), "ca_passphrase": PASSPHRASE, "ca_public_dir": str(self.controller),
             "ca_requests": [{"name": "host-{{ inventory_hostname }}", "type": "host", "hours": 1000,

@@ -386,7 +386,8 @@ def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
     if kind != "in plain":
         vault("encrypt", tmp_path / "shot")
     tasks = (
-        "    - ansible.builtin.import_role: {name: k3s, tasks_from: hold}\n      vars: {k3s_servers: [{name: gamma, address: 10.77.0.21}]}\n"
+        "    - ansible.builtin.import_role: {name: k3s, tasks_from: hold}\n"
+        "      vars: {k3s_servers: [{name: gamma, address: 10.77.0.21}]}\n"
     )
     code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot"), k3s_snapshot_passphrase="another")
     assert code == 2, said

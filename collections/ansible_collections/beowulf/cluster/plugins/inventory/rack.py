@@ -17,8 +17,8 @@ description:
   - All mistakes of a file are reported at once, each with its line, its key, the rule and a hint. No node is asked.
   - The file's name must end in C(.rack.yml) or C(.rack.yaml).
   - Every node is in the group C(nodes), in that of its type (C(router), C(deployer), C(lanservices), C(compute)) and in the groups of
-    its functions. C(nodes) has what the file names, and nothing that O(registry) adds. C(nat) and C(bootstrap) hold the router; C(apt_cache), C(redis), C(ara), C(controller) and C(backup) the
-    deployer; C(dhcp), C(dns) (with C(dns_primary) and C(dns_secondary)), C(ntp_server), C(vip), C(tftp), C(httpd) and
+    its functions. C(nodes) has what the file names, and nothing that O(registry) adds.
+  - C(nat) and C(bootstrap) hold the router; C(apt_cache), C(redis), C(ara), C(controller) and C(backup) the deployer; C(dhcp), C(dns) (with C(dns_primary) and C(dns_secondary)), C(ntp_server), C(vip), C(tftp), C(httpd) and
     C(backup_copy) the two lanservices nodes;
     C(distcc), C(mpi), C(jobs) (with C(jobs_server), one of them) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute
     nodes that have them switched on.
