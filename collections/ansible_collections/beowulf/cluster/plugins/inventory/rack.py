@@ -18,10 +18,10 @@ description:
   - The file's name must end in C(.rack.yml) or C(.rack.yaml).
   - Every node is in the group C(nodes), in that of its type (C(router), C(deployer), C(lanservices), C(compute)) and in the groups of
     its functions. C(nodes) has what the file names, and nothing that O(registry) adds.
-  - C(nat) and C(bootstrap) hold the router; C(apt_cache), C(redis), C(ara), C(controller) and C(backup) the deployer; C(dhcp), C(dns) (with C(dns_primary) and C(dns_secondary)), C(ntp_server), C(vip), C(tftp), C(httpd) and
-    C(backup_copy) the two lanservices nodes;
-    C(distcc), C(mpi), C(jobs) (with C(jobs_server), one of them) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute
-    nodes that have them switched on.
+  - C(nat) and C(bootstrap) hold the router; C(apt_cache), C(redis), C(ara), C(controller) and C(backup) the deployer; C(dhcp), C(dns)
+    (with C(dns_primary) and C(dns_secondary)), C(ntp_server), C(vip), C(tftp), C(httpd) and C(backup_copy) the two lanservices nodes;
+    C(distcc), C(mpi), C(jobs) (with C(jobs_server), one of them) and C(k3s) (with C(k3s_server) and C(k3s_agent)) the compute nodes that
+    have them switched on.
   - "Variables of every host are C(rack_cluster), C(rack_domain), C(rack_dyn_domain), C(rack_timezone), C(rack_ssh_user),
     C(rack_ssh_private_key), C(rack_state_dir), C(rack_lab), C(rack_network), C(rack_nodes), C(rack_zones), C(rack_router),
     C(rack_deployer), C(rack_lanservices), C(rack_dhcp_servers), C(rack_dns_primary), C(rack_dns_secondaries),
