@@ -98,6 +98,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the tests that run on other nodes than the chosen ones, and say which of the others run one after the other."""
     if folder := config.getoption("--shared"):
         share_groups(Path(folder), {item.nodeid: group_of(item) for item in items})
+        # First those that take long: what has a name is shared by many.
+        items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     chosen = {name for name in config.getoption("--nodes").split(",") if name}
     if not chosen:
         return

@@ -265,8 +265,7 @@ def test_the_service_comes_back_by_itself(host):
     host.check_output("systemctl kill --kill-whom main --signal KILL distcc")
     after = host.check_output(
         "for i in $(seq 100); do sleep 0.2; pid=$(systemctl show --property MainPID --value distcc);"
-        ' [ "$pid" != 0 ] && [ "$pid" != %s ] && ss --no-header --listening --tcp "sport = :%s" | grep --quiet . && break; done;'
-        ' echo "$pid"',
+        ' [ "$pid" != 0 ] && [ "$pid" != %s ] && ss --no-header --listening --tcp "sport = :%s" | grep -q . && break; done; echo "$pid"',
         before,
         str(PORT),
     )

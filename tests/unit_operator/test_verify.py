@@ -42,7 +42,7 @@ def run(tmp_path, nodes):
         (tmp_path / "test_x.py").write_text(source)
         summary = tmp_path / "summary.json"
         command = [tool("python"), "-m", "pytest", "-q", "-p", "beowulf.verify", f"--summary={summary}", str(tmp_path / "test_x.py")]
-        done = output([*command, f"--ansible-inventory={nodes}", *verify.spread(tests, 2, tmp_path), *extra], env=environment(**ENV))
+        done = output([*command, f"--ansible-inventory={nodes}", *verify.spread(tests, 2, tmp_path), *extra], 180, environment(**ENV))
         return done.stdout + done.stderr, json.loads(summary.read_text()) if summary.exists() else None
 
     return with_pytest
