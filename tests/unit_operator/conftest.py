@@ -26,7 +26,7 @@ SETTINGS = {
     "ANSIBLE_INVENTORY_ENABLED": "beowulf.cluster.rack,ansible.builtin.host_list,ansible.builtin.yaml", "ANSIBLE_NOCOLOR": "1",
     "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_SHOW_CUSTOM_STATS": "true",
 }  # fmt: skip
-PATIENCE = 300
+PATIENCE = 600
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": tool("python"), "ansible_become": False}
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from beowulf import playbook
 from beowulf.cluster import Cluster
-from beowulf.process import ROOT, environment, output, tool
+from beowulf.process import ROOT, environment, tool
 from beowulf.secret_scan import Needles, in_file
 
 NOWHERE = "http://127.0.0.1:9/releases"
@@ -88,7 +88,7 @@ def test_a_folder_without_the_release_is_a_mistake_in_a_lab_too(run, tmp_path):
         ("k3s", "amd64", "3B", 2),
     ],
 )
-def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ran(tmp_path, program, family, board, code):
+def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ran(tmp_path, ansible, program, family, board, code):
     """Nobody knows the processor of a machine that is no board: then the folder says it, which an air-gap cannot do without."""
     (tmp_path / "inventory").mkdir()
     (tmp_path / "inventory/group_vars").symlink_to(ROOT / "inventory/group_vars")
@@ -99,10 +99,8 @@ def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ra
     folder.mkdir()
     (folder / program).write_text(program)
     (folder / f"sha256sum-{family}.txt").write_text(f"{hashlib.sha256(program.encode()).hexdigest()}  {program}\n")
-    result = output([tool("ansible-playbook"), "-i", str(rack), str(ROOT / "playbooks/k3s_release.yml"),
-                     f"--extra-vars=k3s_release_dir={folder}", "--extra-vars=k3s_version=v0.0.1+k3s1"],
-                    env=environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory"),
-                    timeout=120)  # fmt: skip
+    play = f"- import_playbook: {ROOT}/playbooks/k3s_release.yml\n"
+    result = ansible(tmp_path, play, inventory=rack, variables={"k3s_release_dir": str(folder), "k3s_version": "v0.0.1+k3s1"})
     assert result.returncode == code, result.stdout + result.stderr
     assert ("has no file k3s-arm64" in " ".join(result.stdout.split())) == bool(code)
 
@@ -110,21 +108,21 @@ def test_a_folder_has_to_have_the_release_for_the_boards_of_a_rack_that_never_ra
 PLAY = """
 - hosts: localhost
   gather_facts: false
-  connection: local
-  become: false
-  vars: {ansible_python_interpreter: '{{ ansible_playbook_python }}', ansible_facts: {architecture: x86_64}}
+  vars: {ansible_facts: {architecture: x86_64}}
   tasks:
 """
 
 
-def play(tmp_path, tasks, *options, **variables):
+@pytest.fixture
+def play(tmp_path, ansible):
     """Run tasks of the role on this machine; return the exit code and all that was said."""
-    (tmp_path / "play.yml").write_text(PLAY + tasks)
-    known = {"k3s_cache_dir": str(tmp_path / "cache"), "k3s_release_url": NOWHERE} | variables
-    command = [tool("ansible-playbook"), "-i", "localhost,", str(tmp_path / "play.yml"), *options]
-    env = environment(ANSIBLE_CALLBACKS_ENABLED="ansible.builtin.minimal", ANSIBLE_CACHE_PLUGIN="ansible.builtin.memory")
-    result = output([*command, *(f"--extra-vars={name}={value}" for name, value in known.items())], env=env, timeout=120)
-    return result.returncode, result.stdout + result.stderr
+
+    def run(tasks, *options, **variables):
+        known = {"k3s_cache_dir": str(tmp_path / "cache"), "k3s_release_url": NOWHERE} | variables
+        result = ansible(tmp_path, PLAY + tasks, *options, variables=known)
+        return result.returncode, result.stdout + result.stderr
+
+    return run
 
 
 @pytest.fixture
@@ -147,19 +145,19 @@ RELEASE = (
 )
 
 
-def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path, releases):
+def test_a_processor_that_is_known_only_later_gets_its_release_too(tmp_path, play, releases):
     """Before the first deploy of a board nobody knows its processor for sure."""
     tasks = "".join(RELEASE.format(one, {"v0.0.1+k3s1": releases[1]}) for one in ("amd64", "amd64", "arm64"))
-    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
+    code, said = play(tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
     assert code == 0, said
     assert {path.name for path in (tmp_path / "cache" / "v0.0.1+k3s1").iterdir()} == {"k3s", "k3s-arm64"}
 
 
 @pytest.mark.parametrize("known", [{}, {"arm64": "0" * 64}, {"amd64": "0" * 64}], ids=["none", "of another processor", "another"])
-def test_a_program_that_only_its_own_place_vouches_for_is_not_fetched(tmp_path, releases, known):
+def test_a_program_that_only_its_own_place_vouches_for_is_not_fetched(tmp_path, play, releases, known):
     """A list of checksums beside a program is written by whoever wrote the program."""
     tasks = RELEASE.format("amd64", {"v0.0.1+k3s1": known} if known else {})
-    code, said = play(tmp_path, tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
+    code, said = play(tasks, k3s_version="v0.0.1+k3s1", k3s_release_url=releases[0])
     assert code == 2, said
     assert "k3s was touched on no node" in " ".join(said.split())
     assert "amd64" in known or "k3s_checksums has no SHA-256 of it for amd64" in " ".join(said.split())
@@ -197,7 +195,7 @@ EXEC = """    exec: {apiVersion: client.authentication.k8s.io/v1, command: sh, a
 
 
 @pytest.fixture
-def joined(tmp_path):
+def joined(tmp_path, play):
     """Let the first of two servers join whose kubeconfig is planted; return the exit code, what was said and what the admin has."""
     shutil.copytree(ROOT / "roles/k3s", tmp_path / "roles/k3s")
     tasks = tmp_path / "roles/k3s/tasks/joined.yml"
@@ -209,7 +207,7 @@ def joined(tmp_path):
         servers = "[{name: gamma, address: 192.0.2.1}, {name: delta, address: 192.0.2.2}]"
         role = "    - ansible.builtin.import_role: {name: k3s, tasks_from: joined}\n"
         role += f"      vars: {{k3s_servers: {servers}, k3s_name: gamma, k3s_api_name: k3s.lab.internal, k3s_address: 192.0.2.1}}\n"
-        code, said = play(tmp_path, role, k3s_kubeconfig=str(tmp_path / "kubeconfig"))
+        code, said = play(role, k3s_kubeconfig=str(tmp_path / "kubeconfig"))
         return code, said, tmp_path / "kubeconfig"
 
     return one
@@ -262,7 +260,7 @@ def test_a_kubeconfig_without_these_three_is_refused_and_the_admins_is_as_before
     )
 
 
-def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(tmp_path):
+def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(play):
     names = "[{name: gamma, address: 192.0.2.1}, {name: delta, address: 192.0.2.2}]"
     tasks = f"""
     - ansible.builtin.debug:
@@ -270,7 +268,7 @@ def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(t
       vars: {{k3s_servers: {names}, k3s_api_name: k3s.lab.internal, k3s_address: 192.0.2.1}}
   vars_files: ["{ROOT}/roles/k3s/defaults/main.yml", "{ROOT}/roles/k3s/vars/main.yml"]
 """
-    code, said = play(tmp_path, tasks)
+    code, said = play(tasks)
     assert code == 0, said
     assert "good for k3s.lab.internal 192.0.2.1 192.0.2.2." in said
 
@@ -279,7 +277,7 @@ def test_the_certificate_of_the_api_is_good_for_each_address_in_the_kubeconfig(t
     ("servers", "name", "asked"),
     [(1, "k3s.lab.internal", "192.0.2.1"), (3, "k3s.lab.internal", "k3s.lab.internal"), (3, "", "192.0.2.1")],
 )
-def test_a_new_agent_asks_for_any_of_several_servers(tmp_path, servers, name, asked):
+def test_a_new_agent_asks_for_any_of_several_servers(play, servers, name, asked):
     names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
     tasks = f"""
     - ansible.builtin.debug:
@@ -287,7 +285,7 @@ def test_a_new_agent_asks_for_any_of_several_servers(tmp_path, servers, name, as
       vars: {{k3s_servers: [{names}], k3s_api_name: "{name}"}}
   vars_files: ["{ROOT}/roles/k3s/vars/main.yml"]
 """
-    code, said = play(tmp_path, tasks)
+    code, said = play(tasks)
     assert code == 0, said
     assert f"asks https://{asked}:6443" in said
 
@@ -302,7 +300,7 @@ def vault(action, path):
 
 
 @pytest.fixture
-def shot(tmp_path):
+def shot(tmp_path, play):
     """A snapshot of a server whose data is in the folder `data`."""
     server = tmp_path / "data" / "server"
     for folder in ("db", "tls", "cred"):
@@ -313,7 +311,7 @@ def shot(tmp_path):
     (server / "token").write_text("K10abc::server:secretofthecluster\n")
     tasks = "    - ansible.builtin.import_role: {name: k3s, tasks_from: snapshot}\n"
     known = {"__k3s_data": str(tmp_path / "data"), "k3s_snapshot_dir": str(tmp_path / "shots"), "k3s_snapshot_passphrase": WORD}
-    code, said = play(tmp_path, tasks, **known)
+    code, said = play(tasks, **known)
     assert code == 0, said
     assert WORD not in said
     (path,) = (tmp_path / "shots").iterdir()
@@ -336,12 +334,12 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 
 
 @needs_root
-def test_a_snapshot_of_sqlite_is_put_back_and_nothing_in_plain_is_left(tmp_path, shot):
+def test_a_snapshot_of_sqlite_is_put_back_and_nothing_in_plain_is_left(tmp_path, play, shot):
     (tmp_path / "blank").mkdir()
     (tmp_path / "tmp").mkdir()
     role = "    - ansible.builtin.import_role: {name: k3s, tasks_from: restore}\n"
     role += f"      environment: {{TMPDIR: '{tmp_path}/tmp'}}\n"
-    code, said = play(tmp_path, role, __k3s_data=str(tmp_path / "blank"), k3s_snapshot=str(shot), k3s_snapshot_passphrase=WORD)
+    code, said = play(role, __k3s_data=str(tmp_path / "blank"), k3s_snapshot=str(shot), k3s_snapshot_passphrase=WORD)
     assert code == 0, said
     assert [path.name for path in (tmp_path / "blank").iterdir()] == ["server"]
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -353,7 +351,7 @@ def test_a_snapshot_of_sqlite_is_put_back_and_nothing_in_plain_is_left(tmp_path,
 
 @needs_root
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, code):
+def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, play, code):
     """By a program that only says what it was told; that k3s does it was not tried (docs/k3s.md)."""
     shutil.copytree(ROOT / "roles/k3s", tmp_path / "roles/k3s")
     tasks = tmp_path / "roles/k3s/tasks/restore.yml"
@@ -368,7 +366,7 @@ def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, code):
             archive.add(tmp_path / "file", name)
     vault("encrypt", shot)
     role = "    - ansible.builtin.import_role: {name: k3s, tasks_from: restore}\n"
-    found, said = play(tmp_path, role, __k3s_data=str(tmp_path / "blank"), k3s_snapshot=str(shot), k3s_snapshot_passphrase=WORD)
+    found, said = play(role, __k3s_data=str(tmp_path / "blank"), k3s_snapshot=str(shot), k3s_snapshot_passphrase=WORD)
     told = (tmp_path / "told").read_text()
     options = rf"--cluster-reset --cluster-reset-restore-path={tmp_path}/blank/restore\.[^/]+/etcd/cluster-gamma-1"
     assert re.fullmatch(rf"server {options}\n", told)
@@ -379,17 +377,15 @@ def test_a_server_is_given_the_snapshot_of_etcd_and_its_token(tmp_path, code):
 
 
 @pytest.mark.parametrize("kind", ["in plain", "of another cluster"])
-def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
+def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, play, kind):
     with tarfile.open(tmp_path / "shot", "w:gz") as archive:
         (tmp_path / "token").write_text("token")
         archive.add(tmp_path / "token", "token")
     if kind != "in plain":
         vault("encrypt", tmp_path / "shot")
-    tasks = (
-        "    - ansible.builtin.import_role: {name: k3s, tasks_from: hold}\n"
-        "      vars: {k3s_servers: [{name: gamma, address: 10.77.0.21}]}\n"
-    )
-    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot"), k3s_snapshot_passphrase="another")
+    servers = "{k3s_servers: [{name: gamma, address: 10.77.0.21}]}"
+    tasks = f"    - ansible.builtin.import_role: {{name: k3s, tasks_from: hold}}\n      vars: {servers}\n"
+    code, said = play(tasks, "--check", k3s_snapshot=str(tmp_path / "shot"), k3s_snapshot_passphrase="another")
     assert code == 2, said
     text = " ".join(said.split())
     assert "is no snapshot of k3s, or that of another cluster" in text
@@ -408,7 +404,7 @@ def test_what_was_not_encrypted_here_is_no_snapshot(tmp_path, kind):
     ],
     ids=["other", "etcd-for-one", "sqlite-for-three", "sqlite-without-release", "etcd-without-release"],
 )
-def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path, files, servers, words):
+def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path, play, files, servers, words):
     with tarfile.open(tmp_path / "shot.tar.gz", "w:gz") as archive:
         for name in files:
             (tmp_path / "file").write_text(name)
@@ -416,7 +412,7 @@ def test_what_cannot_be_restored_is_refused_before_a_server_is_stopped(tmp_path,
     vault("encrypt", tmp_path / "shot.tar.gz")
     names = ", ".join(f"{{name: n{number}, address: 192.0.2.{number}}}" for number in range(1, servers + 1))
     tasks = f"    - ansible.builtin.import_role: {{name: k3s, tasks_from: hold}}\n      vars: {{k3s_servers: [{names}]}}\n"
-    code, said = play(tmp_path, tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"), k3s_snapshot_passphrase=WORD)
+    code, said = play(tasks, "--check", k3s_snapshot=str(tmp_path / "shot.tar.gz"), k3s_snapshot_passphrase=WORD)
     assert code == 2, said
     text = " ".join(said.split())
     assert words in text

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -43,14 +44,15 @@ PLAY = """
 class Server:
     scheme = "http"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"{self.scheme}://127.0.0.1:{self.port}"
         self.folder = folder
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("ARA_")} | self.settings()
-        subprocess.run([BIN / "ara-manage", "migrate"], env=self.env, check=True, capture_output=True)
+        folder.mkdir()
+        shutil.copy(database, folder)
         self.prepare()
         self.start()
 
@@ -89,9 +91,18 @@ class Server:
             self.process.wait(10)
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """The database of a server that has recorded nothing yet: to make it takes longer than a run."""
+    folder = tmp_path_factory.mktemp("ara")
+    env = {**os.environ, "ARA_BASE_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "ara.server.settings"}
+    subprocess.run([BIN / "ara-manage", "migrate"], env=env, check=True, capture_output=True)
+    return folder / "ansible.sqlite"
+
+
 @pytest.fixture
-def server(tmp_path):
-    started = Server(tmp_path / "ara")
+def server(tmp_path, database):
+    started = Server(tmp_path / "ara", database)
     yield started
     started.end()
 
@@ -257,18 +268,20 @@ class Deployer(Server):
     scheme = "https"
     library = COLLECTIONS.parent / "roles/ara/files/usr/local/lib/beowulf/ara"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: Path) -> None:
         self.state = folder / "state"
         authority(self.state / "ca")
         self.store = SecretStore(self.state, "lab")
         self.store.create()
-        super().__init__(folder / "ara")
+        super().__init__(folder / "ara", database)
 
     def settings(self) -> dict[str, str]:
         required = {"ARA_READ_LOGIN_REQUIRED": "true", "ARA_WRITE_LOGIN_REQUIRED": "true"}
         return super().settings() | required | {"DJANGO_SETTINGS_MODULE": "cluster_settings", "PYTHONPATH": str(self.library)}
 
     def prepare(self) -> None:
+        # Whatever starts first here says that it writes the settings.
+        subprocess.run([BIN / "ara-manage", "check"], env=self.env, check=True, capture_output=True)
         assert self.account("--check") == self.account() == "created"
         assert self.account("--check") == self.account() == "same"
 
@@ -286,10 +299,10 @@ class Deployer(Server):
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(tmp_path_factory, database):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PASSWORD_STORE_DIR", "/nonexistent")
-        started = Deployer(tmp_path_factory.mktemp("deployer"))
+        started = Deployer(tmp_path_factory.mktemp("deployer"), database)
         yield started
         started.end()
 
