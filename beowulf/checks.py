@@ -13,6 +13,8 @@ from beowulf.errors import Failure, OperatorError, Refusal
 from beowulf.process import INTERRUPTED, ROOT, environment, run, tool
 
 COLLECTION = "collections/ansible_collections/beowulf/cluster"
+UNIT = (f"{COLLECTION}/tests/unit", "tests/roles", "tests/unit", "tests/examples", "tests/house_style")
+"""Folders with tests that need no node; those that take longest come first."""
 Step = tuple[str, Sequence[str]]
 AFTER = ("verify", "side-effect")
 """What Molecule does with nodes that are set up, besides setting them up again."""
@@ -36,7 +38,7 @@ def unit_steps(folder: str) -> list[Step]:
     # In their order, so that what the tests of a file share is made once; who is done early takes from the others' end.
     spread = ["--numprocesses=auto", "--dist=worksteal"]
     return [
-        ("pytest", [tool("python"), "-m", "pytest", "-q", *spread, f"{COLLECTION}/tests/unit", "tests/unit_operator", "tests/house_style"]),
+        ("pytest", [tool("python"), "-m", "pytest", "-q", *spread, *UNIT]),
         ("collection build", [tool("ansible-galaxy"), "collection", "build", COLLECTION, "--output-path", folder]),
     ]
 

@@ -283,7 +283,7 @@ def mpi_io(lab: Lab):
 @drill("30, distcc")
 def foreign_jobs(lab: Lab):
     """What is no compiler, what would make one run or write something else, and who is no compute node, gets nothing from distccd"""
-    program = (ROOT / "tests" / "distcc_job.py").read_text(encoding="utf-8")
+    program = (ROOT / "tests" / "support" / "distcc_job.py").read_text(encoding="utf-8")
     outside = "192.0.2.1"  # of the documentation's network (RFC 5737)
     options = ("-wrapper /usr/bin/env", "-B/usr/bin", "@/dev/null", "-save-temps", "-dumpdir /tmp/", "-aux-info /tmp/x", "-fstack-usage")
     no_others = {name: address for name, address in lab.address.items() if name not in compute.slots(lab.cluster, "distcc")}

@@ -22,7 +22,7 @@ CALLERS = [
     *PLAYBOOKS,
     *sorted((ROOT / "molecule").rglob("*.yml")),
     *sorted((ROOT / "tests/testinfra/playbooks").glob("*.yml")),
-    *sorted((ROOT / "tests/roles_alone").glob("*.yml")),
+    *sorted((ROOT / "tests/roles/alone").glob("*.yml")),
     *(path for role in ROLES for folder in ("tasks", "handlers") for path in sorted((role / folder).rglob("*.yml"))),
 ]
 """Files that may call a role."""
@@ -189,7 +189,7 @@ def outside(role: Path, files: Iterable[Path], names: set[str]) -> list[str]:
 
 def test_what_is_a_roles_own_is_used_nowhere_else():
     """Of tests only those of a unit reach into a role: they stand in for what it would have asked a node."""
-    folders = ("playbooks", "inventory", "molecule", "roles", "tests/testinfra", "tests/roles_alone")
+    folders = ("playbooks", "inventory", "molecule", "roles", "tests/testinfra", "tests/roles/alone")
     files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.suffix in (".yml", ".j2")]
     private = {role: left_by(role)[0] for role in ROLES}
     assert sum(map(len, private.values())) > 200

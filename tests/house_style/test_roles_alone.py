@@ -1,4 +1,4 @@
-"""One role in a short playbook, with what it requires and nothing else: tests/roles_alone, which a reader can copy."""
+"""One role in a short playbook, with what it requires and nothing else: tests/roles/alone, which a reader can copy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAYBOOKS = sorted((ROOT / "tests/roles_alone").glob("*.yml"))
+PLAYBOOKS = sorted((ROOT / "tests/roles/alone").glob("*.yml"))
 WANTED = {"dhcp", "distcc", "dns", "ntp"}
 
 
@@ -40,7 +40,7 @@ def test_a_playbook_gives_what_its_role_requires_and_nothing_else(path):
 
 
 def test_the_addresses_fit_each_other():
-    [play] = yaml.safe_load((ROOT / "tests/roles_alone/dhcp.yml").read_text(encoding="utf-8"))
+    [play] = yaml.safe_load((ROOT / "tests/roles/alone/dhcp.yml").read_text(encoding="utf-8"))
     dhcp = play["roles"][0]
     network = ipaddress.ip_network(dhcp["dhcp_subnet"])
     places = [

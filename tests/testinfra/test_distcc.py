@@ -14,7 +14,7 @@ testinfra_hosts = ["ansible://distcc"]
 
 FILES = 6
 
-CLIENT = (Path(__file__).resolve().parents[1] / "distcc_job.py").read_text(encoding="utf-8")
+CLIENT = (Path(__file__).resolve().parents[1] / "support" / "distcc_job.py").read_text(encoding="utf-8")
 PORT = 3632
 
 

@@ -19,7 +19,7 @@ import pytest
 from beowulf import cluster, first_contact, playbook
 from beowulf.process import environment, tool
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 # As a deploy has it, and nothing of it is recorded or kept.
 SETTINGS = {
     **playbook.strategy(), "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.minimal", "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.memory",
@@ -38,7 +38,7 @@ class Ansible:
         self.start()
 
     def start(self) -> None:
-        program = [sys.executable, str(Path(__file__).with_name("warm_ansible.py"))]
+        program = [sys.executable, str(Path(__file__).parent / "support" / "warm_ansible.py")]
         self.process = subprocess.Popen(
             program, cwd=ROOT, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
