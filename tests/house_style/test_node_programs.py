@@ -36,3 +36,40 @@ def test_a_program_comes_with_the_modules_that_it_imports(path):
     wanted = shared & set(re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     there = {one.stem: one.resolve() for one in path.parent.glob("*.py") if one.is_symlink()}
     assert {name: there.get(name) for name in wanted} == {name: ROOT / SHARED / f"{name}.py" for name in wanted}
+
+
+PLACES = re.compile(r"/usr/local/(?:lib|bin|sbin)/[\w./-]*\w")
+MADE = {
+    "/usr/local/bin/k3s": "downloaded",
+    "/usr/local/bin/kubectl": "a link to k3s",
+    "/usr/local/bin/mpirun": "the same template as mpiexec",
+    "/usr/local/lib/distcc/bin": "links, made by systemd-tmpfiles",
+    "/usr/local/lib/distcc/server": "links, made by systemd-tmpfiles",
+    "/usr/local/lib/beowulf/status-page": "removed: its name until version 0.1",
+}
+"""Paths that no file of a role is installed as, and where they come from."""
+
+
+def installed() -> set[str]:
+    """Return the paths on nodes of the files of all roles, and of the folders that they are in."""
+    found = set()
+    for folder, suffix in (("files", ""), ("templates", ".j2")):
+        for path in ROOT.glob(f"roles/*/{folder}/usr/local/**/*"):
+            found.add("/" + path.as_posix().rpartition(f"/{folder}/")[2].removesuffix(suffix))
+    return found
+
+
+@pytest.mark.parametrize("role", sorted((ROOT / "roles").iterdir()), ids=lambda role: role.name)
+def test_a_program_that_a_role_names_is_installed_under_that_name(role):
+    """A unit or a script that starts what is not there fails on the node alone, and maybe in silence."""
+    if role.name == "lab":
+        pytest.skip("its files are those of an image, which has them elsewhere")
+    known = installed() | set(MADE)
+    texts = [path for path in role.rglob("*") if path.is_file() and path.name != "README.md" and "__pycache__" not in path.parts]
+    missing = {
+        (path.name, name)
+        for path in texts
+        for name in PLACES.findall(path.read_text(encoding="utf-8", errors="replace"))
+        if name not in known
+    }
+    assert missing == set()

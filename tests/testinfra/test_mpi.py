@@ -211,6 +211,12 @@ def test_strided_files_in_the_shared_folder_are_right(host, nodes):
         as_user(host, f"rm -f {path}.*")
 
 
+def test_a_job_is_watched_while_it_runs(host):
+    """The brackets keep the question from finding itself in the command line of the launcher."""
+    found = as_user(host, f"mpiexec -n 1 -hosts {host.check_output('hostname')} pgrep --full --list-full 'mpi-watch[.]py'")
+    assert found.startswith(tuple("123456789")), found
+
+
 def test_ranks_of_a_node_share_memory(host):
     program = f"python3 -c 'import base64; exec(base64.b64decode(\"{encoded(SHARED_PROGRAM)}\"))'"
     result = as_user(host, f"mpiexec -n 2 -hosts {host.check_output('hostname')} {program}")

@@ -15,8 +15,8 @@ ZONE = "lab.internal"
 
 
 @pytest.fixture(scope="module")
-def page(program):
-    return program(ROOT / "roles/httpd/files/usr/local/lib/beowulf/status-page.py")
+def page(load):
+    return load(ROOT / "roles/httpd/files/usr/local/lib/beowulf/status-page.py")
 
 
 def told_by_status(state, partner, offset, serials):
