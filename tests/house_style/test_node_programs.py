@@ -42,6 +42,7 @@ PLACES = re.compile(r"/usr/local/(?:lib|bin|sbin)/[\w./-]*\w")
 MADE = {
     "/usr/local/bin/k3s": "downloaded",
     "/usr/local/bin/kubectl": "a link to k3s",
+    "/usr/local/lib/k3s": "the folder of downloaded releases",
     "/usr/local/bin/mpirun": "the same template as mpiexec",
     "/usr/local/lib/distcc/bin": "links, made by systemd-tmpfiles",
     "/usr/local/lib/distcc/server": "links, made by systemd-tmpfiles",
