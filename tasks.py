@@ -516,36 +516,36 @@ def ara_report(c: Context, folder: str, cluster: str = DEFAULT, local: bool = Fa
 @plainly
 def test(c: Context) -> None:
     """Run everything that CI runs: lint, unit, cluster."""
-    from beowulf import checks
+    from beowulf import ci
 
-    checks.every()
+    ci.every()
 
 
 @task()
 @plainly
 def test_lint(c: Context) -> None:
     """Run the linters."""
-    from beowulf import checks
+    from beowulf import ci
 
-    checks.lint()
+    ci.lint()
 
 
 @task()
 @plainly
 def test_unit(c: Context) -> None:
     """Run the tests that need no node."""
-    from beowulf import checks
+    from beowulf import ci
 
-    checks.unit()
+    ci.unit()
 
 
 @task(help={"scenario": "a folder of molecule/: the full cluster, or one type of node (router, deployer, ...) with what it needs"})
 @plainly
 def test_cluster(c: Context, scenario: str = "default") -> None:
     """Run the tests of a lab of their own: create, converge, repeat, verify, destroy."""
-    from beowulf import checks
+    from beowulf import ci
 
-    checks.cluster(scenario)
+    ci.cluster(scenario)
 
 
 @task()

@@ -28,10 +28,9 @@ FOLDER = ROOT / "tests" / "drills"
 
 @dataclass(frozen=True)
 class Drill:
-    """A fault: what it does, which line of the fault list it is, and whether it is in the quick set."""
+    """A fault: what it does, and whether it is in the quick set."""
 
     name: str
-    row: str
     quick: bool
     body: Callable[[Lab], Iterable[Figure]]
 
@@ -44,12 +43,12 @@ class Drill:
 DRILLS: dict[str, Drill] = {}
 
 
-def drill(row: str, quick: bool = False) -> Callable[[Callable[[Lab], Iterable[Figure]]], Callable[[Lab], Iterable[Figure]]]:
+def drill(quick: bool = False) -> Callable[[Callable[[Lab], Iterable[Figure]]], Callable[[Lab], Iterable[Figure]]]:
     """Register a function as a drill, under its name with a dash for each underscore."""
 
     def register(body: Callable[[Lab], Iterable[Figure]]) -> Callable[[Lab], Iterable[Figure]]:
         name = body.__name__.replace("_", "-")
-        DRILLS[name] = Drill(name, row, quick, body)
+        DRILLS[name] = Drill(name, quick, body)
         return body
 
     return register
@@ -112,7 +111,7 @@ def drills(cluster: Cluster, names: Sequence[str], repeat: int, quick: bool, as_
             print(f"{one.name} {number}/{repeat}: {told}", file=sys.stderr if as_json else sys.stdout, flush=True)
         summary = summarise([run for run in runs if run])
         kept = all(verdict(figure, quick) != "FAILED" for figure in summary.values())
-        results.append({"name": one.name, "row": one.row, "title": one.title, "repeat": repeat, "figures": summary,
+        results.append({"name": one.name, "title": one.title, "repeat": repeat, "figures": summary,
                         "failures": reasons, "ok": kept and not reasons})  # fmt: skip
     changed, trouble = redeploy(lab)
     conclude(cluster, {"cluster": cluster.name, "started": began, "seconds": time.time() - began, "quick": quick, "changed": changed,

@@ -133,7 +133,7 @@ def made(shown: str) -> dict[str, int]:
     return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdigit()}
 
 
-@drill("14, distcc")
+@drill()
 def kill_distcc_server(lab: Lab):
     """A library of 400 files is compiled by the compute nodes; in a second build one of the nodes loses its power in the middle"""
     client, victim = mates(lab, "distcc")
@@ -197,7 +197,7 @@ def kill_distcc_server(lab: Lab):
 # Computing
 
 
-@drill("14, MPI")
+@drill()
 def lose_mpi_node(lab: Lab):
     """A node with ranks of a parallel program loses its power; the program ends and says which node it was"""
     _first, victim = mates(lab, "mpi")
@@ -259,7 +259,7 @@ def suite(lab: Lab) -> Path:
     return folder
 
 
-@drill("14, MPI")
+@drill()
 def mpi_io(lab: Lab):
     """mpi4py's own tests on two nodes, and those of files on four, with their files in the shared folder"""
     tree = suite(lab)
@@ -280,7 +280,7 @@ def mpi_io(lab: Lab):
 # Strangers
 
 
-@drill("30, distcc")
+@drill()
 def foreign_jobs(lab: Lab):
     """What is no compiler, what would make one run or write something else, and who is no compute node, gets nothing from distccd"""
     program = (ROOT / "tests" / "support" / "distcc_job.py").read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def site(lab: Lab, *options: str) -> dict:
     return summary
 
 
-@drill("17")
+@drill()
 def broken_configuration(lab: Lab):
     """Somebody spoils the files of the name server and the DHCP server; the next deploy repairs them, and the running ones never stop"""
     for node in lab.pair:
@@ -38,7 +38,7 @@ def broken_configuration(lab: Lab):
         lab.run(node, "named-checkconf -z >/dev/null")
 
 
-@drill("32")
+@drill()
 def rolling_change(lab: Lab):
     """A deploy changes the configuration of DNS and DHCP on both LAN servers; they are never both away"""
     before = {node: lab.leased(node) for node in lab.pair}
@@ -52,7 +52,7 @@ def rolling_change(lab: Lab):
     yield Figure("leases lost", sum(len(before[node] - lab.leased(node)) for node in lab.pair), 0, unit="")
 
 
-@drill("18")
+@drill()
 def bad_value(lab: Lab):
     """Somebody mistypes the rack file and deploys; it is refused before a node is touched"""
     rack = yaml.safe_load(lab.cluster.path.read_text(encoding="utf-8"))

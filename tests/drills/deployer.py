@@ -24,7 +24,7 @@ def authority(lab: Lab, deployer: str) -> str:
     return lab.run(deployer, "cd /var/lib/cluster-ca && for key in ssh/*.pub; do ssh-keygen -l -f $key; done; sha256sum tls/root.crt")
 
 
-@drill("13, amnesia")
+@drill()
 def lose_deployer(lab: Lab):
     """The deployer is destroyed and comes back from its backup onto a blank machine; nobody on the LAN notices"""
     deployer = lab.variables["rack_deployer"]["name"]

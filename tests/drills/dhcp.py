@@ -52,7 +52,7 @@ def figures(lab: Lab, watch, before: set[str], survivor: str, patience: float = 
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
 
 
-@drill("6", quick=True)
+@drill(quick=True)
 def kill_dhcp_server(lab: Lab):
     """The active DHCP server is killed and stays away"""
     active = lab.dhcp_server()
@@ -83,13 +83,13 @@ def without_power(lab: Lab, dead: str):
     yield from figures(lab, watch, before, other)
 
 
-@drill("7")
+@drill()
 def power_off_dhcp_server(lab: Lab):
     """The active DHCP server loses its power"""
     yield from without_power(lab, lab.dhcp_server())
 
 
-@drill("8")
+@drill()
 def power_off_standby(lab: Lab):
     """The standby DHCP server loses its power"""
     yield from without_power(lab, lab.peer(lab.dhcp_server()))
@@ -113,7 +113,7 @@ print(json.dumps({{"dora": dora, "wrong": wrong}}))
 """
 
 
-@drill("9")
+@drill()
 def cut_peer_link(lab: Lab):
     """The two LAN servers lose sight of each other, while everyone else sees both"""
     first, second = lab.pair
@@ -135,7 +135,7 @@ def cut_peer_link(lab: Lab):
     yield Figure("one set of leases again after", lab.until(agree, 60, "both know the same leases"), 30)
 
 
-@drill("11")
+@drill()
 def lossy_peer_link(lab: Lab):
     """One packet in twenty is lost between the LAN servers for ten minutes, then one in five for two; nothing flaps"""
     first, second = lab.pair
@@ -151,7 +151,7 @@ def lossy_peer_link(lab: Lab):
     yield Figure("moves of the address", float(lab.holders() != [holder]), 0, unit="")
 
 
-@drill("12")
+@drill()
 def reboot_both(lab: Lab):
     """Both LAN servers lose their power together and come back together"""
     before = {server: lab.leased(server) for server in lab.pair}
@@ -172,7 +172,7 @@ def reboot_both(lab: Lab):
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
 
 
-@drill("28")
+@drill()
 def foreign_dhcp_server(lab: Lab):
     """Somebody starts another DHCP server on the LAN: the router's, which was to be retired"""
     from beowulf.status import gather
@@ -224,7 +224,7 @@ def clock_of_kea(lab: Lab, node: str):
         lab.run(node, "apt-get --quiet --yes purge libfaketime", limit=120)
 
 
-@drill("clocks")
+@drill()
 def clocks_apart(lab: Lab):
     """The clock of the standby DHCP server is two minutes wrong for a while, which ends the work of the pair for good"""
     active = lab.dhcp_server()
@@ -246,7 +246,7 @@ def clocks_apart(lab: Lab):
     yield from figures(lab, watch, before, other)
 
 
-@drill("clocks deploy")
+@drill()
 def deploy_to_an_ended_pair(lab: Lab):
     """A deploy has to restart both DHCP servers, whose work clocks have ended, and nobody else looks after them"""
     active = lab.dhcp_server()
@@ -269,7 +269,7 @@ def deploy_to_an_ended_pair(lab: Lab):
             lab.run(one, "systemctl start dhcp-pair.timer")
 
 
-@drill("bootstrap")
+@drill()
 def bootstrap_server_called_back(lab: Lab):
     """The router is deployed alone while both DHCP servers are away, and its own serves: not beside them for good"""
     router = lab.variables["rack_router"]["name"]
@@ -307,7 +307,7 @@ def pool(lab: Lab, node: str) -> dict[str, int]:
     return json.loads(lab.run(node, "cat /run/dhcp-pair/state.json"))["pool"]
 
 
-@drill("declines")
+@drill()
 def pool_declined(lab: Lab):
     """A machine with ever new addresses declines whatever it is given, until the pool is empty"""
     active = lab.dhcp_server()

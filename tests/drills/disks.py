@@ -61,7 +61,7 @@ def mixed_rows(lab: Lab, node: str) -> int:
     return int(lab.run(node, f"awk -F, 'NR == 1 {{n = NF}} NF > n' {LEASES}/kea-leases4.csv | wc -l"))
 
 
-@drill("15, leases")
+@drill()
 def full_disk_of_leases(lab: Lab):
     """The disk of the active DHCP server is full: the other one leases, and it goes on when there is room"""
     active = lab.dhcp_server()
@@ -89,7 +89,7 @@ def full_disk_of_leases(lab: Lab):
     yield Figure("both serve again after", healed, 30, loose=True)
 
 
-@drill("15, backups")
+@drill()
 def full_disk_of_backups(lab: Lab):
     """A LAN server has no room for a new copy, then the deployer has none: both say so, lose nothing, and catch up"""
     deployer = lab.variables["rack_deployer"]["name"]

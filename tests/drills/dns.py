@@ -47,7 +47,7 @@ def serials(lab: Lab) -> dict[str, int]:
     return {node: int(words[2]) if len(words) > 2 else 0 for node, words in asked.items()}
 
 
-@drill("DNS promotion")
+@drill()
 def promote_secondary(lab: Lab):
     """The secondary name server is made the primary, and back"""
     first = lab.variables["rack_dns_primary"]["name"]
@@ -71,7 +71,7 @@ def promote_secondary(lab: Lab):
     yield from unnoticed(watch)
 
 
-@drill("DNS, a deploy without the primary")
+@drill()
 def deploy_to_survivor(lab: Lab):
     """The primary name server is lost, and somebody deploys before it is back; the other one takes what changed"""
     first = lab.variables["rack_dns_primary"]["name"]
@@ -87,7 +87,7 @@ def deploy_to_survivor(lab: Lab):
     yield from unnoticed(watch)
 
 
-@drill("DNS promotion, without the primary")
+@drill()
 def promote_survivor(lab: Lab):
     """The primary name server is lost; the secondary is made the primary without it, and is followed by it when it is back"""
     first = lab.variables["rack_dns_primary"]["name"]
@@ -125,7 +125,7 @@ def dynamic(lab: Lab, names: Sequence[str]) -> dict[str, tuple[int, list[str]]]:
     return found
 
 
-@drill("DNS, a primary that begins anew")
+@drill()
 def rebuild_primary(lab: Lab):
     """The primary name server loses the zones that the DHCP servers write, and then serves them with older serials; a deploy mends both"""
     first = lab.variables["rack_dns_primary"]["name"]
@@ -163,7 +163,7 @@ def rebuild_primary(lab: Lab):
     yield Figure("failed lookups", watch.failed("lookups"), 0, unit="")
 
 
-@drill("DNS, a change of which the secondary is not told")
+@drill()
 def lose_notify(lab: Lab):
     """A name is added while the name servers do not see each other, for longer than a NOTIFY is sent; the secondary learns it afterwards"""
     first = lab.variables["rack_dns_primary"]["name"]

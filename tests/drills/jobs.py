@@ -42,7 +42,7 @@ def as_user(lab: Lab, node: str, command: str, limit: int = 20) -> str:
     return lab.run(node, f"timeout {limit} runuser -u mpi -- sh -c {shlex.quote(command)}", limit=limit + 10)
 
 
-@drill("shared folder", quick=True)
+@drill(quick=True)
 def power_off_jobs_server(lab: Lab):
     """The node that holds the shared folder loses its power while a client writes; it comes back, and the client goes on"""
     server, writer, reader = mates(lab)
@@ -77,7 +77,7 @@ def power_off_jobs_server(lab: Lab):
     yield Figure("writes that ended in an error", sum(rest[0] == "-" for _number, *rest in entries), 1, unit="")
 
 
-@drill("shared folder")
+@drill()
 def power_off_jobs_client(lab: Lab):
     """A client with a locked file loses its power; the others work on, its lock ends, and it finds the folder when it is back"""
     _server, victim, mate = mates(lab)
@@ -122,7 +122,7 @@ except OSError:
 """
 
 
-@drill("30, shared folder")
+@drill()
 def take_dead_address(lab: Lab):
     """A compute node is off, and a machine that is none of it takes its address: the compute nodes let it in nowhere"""
     server, victim, mate = mates(lab)

@@ -62,7 +62,7 @@ def works(lab: Lab, node: str, address: str) -> Iterator[Figure]:
     yield Figure("ranks beside another node's", float(sorted(ranks) == sorted([lab.client, node])), 1, unit="", least=True)
 
 
-@drill("node added")
+@drill()
 def add_node(lab: Lab):
     """A node more is put into the rack: one deploy from here has it in its place, and nobody notices; then it is taken out again"""
     node = "drilled"
@@ -81,7 +81,7 @@ def add_node(lab: Lab):
         played(lab, lab.cluster.path, "site")
 
 
-@drill("board replaced")
+@drill()
 def replace_board(lab: Lab):
     """A board takes the place of another one under its name: the deployer deploys it, and this controller the next one"""
     node = next(name for name in reversed(lab.cluster.group("mpi")) if name != lab.client)

@@ -79,7 +79,7 @@ print(json.dumps(answers))
 """A DHCP server that calls itself as one of the cluster's, after it has sent what no message is."""
 
 
-@drill("blind")
+@drill()
 def lying_dhcp_server(lab: Lab):
     """Somebody answers who asks for an address with broken messages, and with offers in the name of one of the cluster's servers"""
     mac, watch_file = str(lab.cluster.rack.nodes[lab.client].mac).lower(), "/run/dhcp-watch/strangers.json"
@@ -111,7 +111,7 @@ def lying_dhcp_server(lab: Lab):
     yield Figure("watches that still name somebody", len(left), 0, unit="")
 
 
-@drill("30")
+@drill()
 def foreign_vrrp(lab: Lab):
     """A third machine claims the floating address with the highest priority, in its own name and in that of the holder's peer"""
     holder = lab.holder()
@@ -125,7 +125,7 @@ def foreign_vrrp(lab: Lab):
     yield Figure("unanswered questions", watch.failed(VIP), 0, unit="")
 
 
-@drill("29")
+@drill()
 def foreign_dns(lab: Lab):
     """Recursion from outside, transfers and changes without the key or with a wrong one, a NOTIFY in the primary's name: all refused"""
     domain, dynamic = lab.domain, lab.variables["rack_dyn_domain"]
@@ -182,7 +182,7 @@ def foreign_dns(lab: Lab):
     yield from unnoticed(watch)
 
 
-@drill("lock-out")
+@drill()
 def locked_out(lab: Lab):
     """A change of the firewall would lock the controller out of a node; the node takes its old rules back by itself"""
     node = lab.client

@@ -42,7 +42,7 @@ print(json.dumps([server, text, time.monotonic() - began]))
 """
 
 
-@drill("7, netboot")
+@drill()
 def netboot_from_survivor(lab: Lab):
     """The server that leases and serves boot files loses its power; a machine boots from the other one"""
     active = lab.dhcp_server()

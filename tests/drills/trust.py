@@ -66,7 +66,7 @@ def holder(lab: Lab) -> dict[str, str]:
     return json.loads(lab.run(lab.variables["rack_deployer"]["name"], f"cat {path}", check=False) or "{}")
 
 
-@drill("25, 31")
+@drill()
 def revoked_on_rebuilt_node(lab: Lab):
     """A certificate is revoked, and a node is made anew under its name; the node refuses it from the first minute on"""
     node = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
@@ -88,7 +88,7 @@ def revoked_on_rebuilt_node(lab: Lab):
         yield Figure("good ones refused there", float(not lab.admits(node, identity.own_certificate(lab.cluster))), 0, unit="")
 
 
-@drill("21")
+@drill()
 def two_controllers(lab: Lab):
     """The deployer changes the cluster, and the admin deploys; the admin is told at once who it is, and since when"""
     deployer = lab.variables["rack_deployer"]["name"]
@@ -116,7 +116,7 @@ def two_controllers(lab: Lab):
     yield Figure("the first one was disturbed", float(code != 0), 0, unit="")
 
 
-@drill("two controllers")
+@drill()
 def other_controller(lab: Lab):
     """The deployer deploys what the admin deployed last, and finds nothing to change"""
     result = output(on_deployer(lab, "invoke deploy"), timeout=900)
@@ -292,7 +292,7 @@ def old_tls(lab: Lab) -> Iterator[list[Figure]]:
         lab.run(node, f"rm -f {kept}")
 
 
-@drill("24, rotation")
+@drill()
 def rotate_authority(lab: Lab):
     """The authority gets new keys: with a node away, killed half-way, repeated; nobody is refused until the old ones are dropped"""
     away = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
@@ -330,7 +330,7 @@ def rotate_authority(lab: Lab):
     yield Figure("compute nodes without a rank", members - int(ranks), 0, unit="")
 
 
-@drill("24, TLS")
+@drill()
 def renew_tls(lab: Lab):
     """The certificates of TLS and their intermediate are past half of their life; the daily run renews them, and the servers show it"""
     deployer = lab.variables["rack_deployer"]["name"]
@@ -363,7 +363,7 @@ def renew_tls(lab: Lab):
     yield Figure("longest wait for a new lease", watch.longest("leases"), 30, loose=True)
 
 
-@drill("planted in a home")
+@drill()
 def link_in_home(lab: Lab):
     """The user of MPI puts a link to a folder of root's in the place of .ssh, and a deploy follows it nowhere"""
     node, target = lab.client, "/var/tmp/drill-target"
@@ -381,7 +381,7 @@ def link_in_home(lab: Lab):
         lab.run(node, f"rm -r {target}")
 
 
-@drill("planted keys")
+@drill()
 def bad_keys_of_a_node(lab: Lab):
     """A node's keys are damaged, or another's: it is left out and named, all others are renewed, and nobody waits"""
     node = [name for name, one in lab.cluster.rack.nodes.items() if one.type == "compute"][-1]
@@ -426,7 +426,7 @@ print(json.dumps(ack["address"]))
 """
 
 
-@drill("25, LAN server")
+@drill()
 def stolen_keys_of_names(lab: Lab):
     """The keys that a stolen LAN server changes and transfers zones with are replaced; they are refused, and nobody else notices"""
     first, dynamic = lab.variables["rack_dns_primary"]["name"], lab.variables["rack_dyn_domain"]
@@ -482,19 +482,19 @@ def kept_out(lab: Lab, principals: dict[str, list[str]]) -> Iterator[Figure]:
     yield Figure("let in after", lab.until(lambda: lab.admits(node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
 
 
-@drill("lock-out, SSH")
+@drill()
 def locked_out_of_ssh(lab: Lab):
     """New rules of the SSH server would lock the controller out of a node; it gets its old ones back in the same run"""
     yield from kept_out(lab, {"nobody-of-ours": ["none"]})
 
 
-@drill("lock-out, SSH, principals")
+@drill()
 def locked_out_by_principals(lab: Lab):
     """A new list of principals, which is asked for at each login, would lock the controller out; the old one is back in the same run"""
     yield from kept_out(lab, {lab.variables["rack_ssh_user"]: ["none"]})
 
 
-@drill("lock-out, SSH, clock")
+@drill()
 def rules_stay_when_a_check_fails(lab: Lab):
     """A node's clock was wrong and the check of its door fails: the rules that are in use stay, and no password is asked for"""
     node = lab.client
@@ -508,7 +508,7 @@ def rules_stay_when_a_check_fails(lab: Lab):
     yield Figure("let in after", lab.until(lambda: lab.admits(node, identity.own_certificate(lab.cluster)), 60, "let in"), 60, loose=True)
 
 
-@drill("torn list, SSH")
+@drill()
 def torn_list_of_what_is_revoked(lab: Lab):
     """A power cut tears the list of what is revoked, with which the server would refuse everyone: the last good one comes back"""
     node, good = lab.client, identity.own_certificate(lab.cluster)

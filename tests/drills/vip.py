@@ -21,7 +21,7 @@ def master_down(lab: Lab, node: str) -> float:
     return 3 * advert + (256 - priority) * advert / 256
 
 
-@drill("4", quick=True)
+@drill(quick=True)
 def power_off_vip_holder(lab: Lab):
     """The holder of the floating address loses its power"""
     holder = lab.holder()
@@ -41,7 +41,7 @@ def power_off_vip_holder(lab: Lab):
     yield Figure("moves back", float(lab.holders() != [other]), 0, unit="")
 
 
-@drill("1", quick=True)
+@drill(quick=True)
 def kill_name_server(lab: Lab):
     """The name server on the holder of the floating address is killed; it is started again where it is"""
     holder = lab.holder()
@@ -53,7 +53,7 @@ def kill_name_server(lab: Lab):
     yield Figure("moves", float(lab.holders() != [holder]), 0, unit="")
 
 
-@drill("2")
+@drill()
 def hang_name_server(lab: Lab):
     """The name server on the holder hangs: it has its port, and answers nobody"""
     holder = lab.holder()
@@ -71,7 +71,7 @@ def hang_name_server(lab: Lab):
     yield Figure("moves back", float(lab.holders() != [other]), 0, unit="")
 
 
-@drill("3", quick=True)
+@drill(quick=True)
 def kill_keepalived(lab: Lab):
     """All of keepalived on the holder is killed, and leaves the floating address behind on its interface"""
     holder = lab.holder()
@@ -82,7 +82,7 @@ def kill_keepalived(lab: Lab):
     yield Figure("longest gap in DNS", watch.gap(VIP), 2, loose=True)
 
 
-@drill("5")
+@drill()
 def freeze_holder(lab: Lab):
     """The holder stands still for 30 s, as under a failing SD card, and goes on as if nothing had happened"""
     holder = lab.holder()
@@ -110,7 +110,7 @@ def believed(lab: Lab, node: str) -> str:
     return lab.run(node, f"ip -oneline neighbour show {lab.vip} | grep -o 'lladdr [^ ]*' | cut -d' ' -f2", check=False)
 
 
-@drill("10")
+@drill()
 def split(lab: Lab):
     """The LAN falls into two halves, a LAN server in each; each half is served, and afterwards all agree who holds the address"""
     first, second = lab.pair

@@ -194,7 +194,7 @@ def test_a_bound_from_below_is_kept_from_below():
 
 def result(loose, quick, **extra):
     measured = figures.summarise(runs(0.5, 1.2, loose=loose))
-    one = {"name": "x", "row": "1", "title": "X <breaks>", "repeat": 2, "figures": measured, "failures": [], "ok": False} | extra
+    one = {"name": "x", "title": "X <breaks>", "repeat": 2, "figures": measured, "failures": [], "ok": False} | extra
     return {"cluster": "lab", "started": 0, "seconds": 5, "quick": quick, "changed": 0, "drills": [one], "ok": False}
 
 
@@ -245,7 +245,7 @@ def test_what_was_broken_gets_its_power_back_whatever_happens():
         raise Failure("alpha does not burn")
 
     lab = Broken()
-    assert drill.run_one(lab, drill.Drill("x", "1", True, body)) == ([], "alpha does not burn")
+    assert drill.run_one(lab, drill.Drill("x", True, body)) == ([], "alpha does not burn")
     assert lab.powered == ["alpha"]
 
 
@@ -338,14 +338,14 @@ def test_a_drill_that_somebody_else_keeps_from_deploying_has_failed():
     def body(lab):
         raise Refusal("psi runs ca.renew")
 
-    assert drill.run_one(Broken(), drill.Drill("x", "1", True, body)) == ([], "psi runs ca.renew")
+    assert drill.run_one(Broken(), drill.Drill("x", True, body)) == ([], "psi runs ca.renew")
 
 
 def test_a_drill_that_trips_is_told_and_the_next_one_runs():
     def body(lab):
         return json.loads("no answer")
 
-    assert drill.run_one(Broken(), drill.Drill("x", "1", True, body))[1].startswith("JSONDecodeError: ")
+    assert drill.run_one(Broken(), drill.Drill("x", True, body))[1].startswith("JSONDecodeError: ")
 
 
 def test_the_figures_are_kept_when_the_deploy_afterwards_cannot_be(monkeypatch):

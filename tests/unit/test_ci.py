@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from beowulf import checks, verify
+from beowulf import ci, verify
 from beowulf.errors import Failure, Refusal
 from beowulf.process import ROOT, environment, output, tool
 
@@ -17,22 +17,22 @@ def step(code):
 
 
 def test_later_steps_run_after_a_failure(capfd):
-    assert not checks.run_steps([("one", step(3)), ("two", step(0))])
+    assert not ci.run_steps([("one", step(3)), ("two", step(0))])
     shown = capfd.readouterr().out
     assert "--- one: FAILED (3)" in shown
     assert "--- two: ok" in shown
-    assert checks.run_steps([("two", step(0))])
+    assert ci.run_steps([("two", step(0))])
 
 
 def test_all_kinds_run_and_the_table_says_how(monkeypatch, capsys):
     def bad():
         raise Failure("This machine cannot run the lab.")
 
-    monkeypatch.setattr(checks, "lint", lambda: None)
-    monkeypatch.setattr(checks, "unit", bad)
-    monkeypatch.setattr(checks, "cluster", lambda: None)
+    monkeypatch.setattr(ci, "lint", lambda: None)
+    monkeypatch.setattr(ci, "unit", bad)
+    monkeypatch.setattr(ci, "cluster", lambda: None)
     with pytest.raises(Failure, match=r"FAILED: test\.unit$"):
-        checks.every()
+        ci.every()
     shown = capsys.readouterr()
     assert "This machine cannot run the lab." in shown.err
     assert [line.split()[:2] for line in shown.out.split("\n")[1:4]] == [
@@ -88,7 +88,7 @@ def test_verify_leaves_out_the_tests_on_other_nodes(tmp_path):
 
 def test_a_scenario_that_is_not_there_is_refused():
     with pytest.raises(Refusal, match="There are: compute, default, deployer, lanservices, router") as raised:
-        checks.cluster("ruter")
+        ci.cluster("ruter")
     assert raised.value.code == 2
 
 
@@ -108,8 +108,8 @@ def test_a_scenario_runs_to_the_first_failure_and_leaves_nothing(monkeypatch, br
 
     monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
     monkeypatch.delenv("ANSIBLE_STRATEGY", raising=False)
-    monkeypatch.setattr(checks, "run", run)
-    assert checks.run_scenario("router") == (not broken)
+    monkeypatch.setattr(ci, "run", run)
+    assert ci.run_scenario("router") == (not broken)
     # Set up and checked as `deploy` does it, and repeated as ansible-playbook alone does it
     assert ran == [(action, action in ("converge", "check")) for action in done]
 
@@ -123,8 +123,8 @@ def test_the_full_cluster_is_repeated_as_deploy_does_it_and_a_node_of_each_type_
 
     monkeypatch.delenv("BEOWULF_STRATEGY", raising=False)
     monkeypatch.delenv("ANSIBLE_STRATEGY", raising=False)
-    monkeypatch.setattr(checks, "run", run)
-    assert checks.run_scenario("default")
+    monkeypatch.setattr(ci, "run", run)
+    assert ci.run_scenario("default")
     again = ["idempotence", "--scenario-name=default"]
     plain = [*again, "--", "--limit=router[0]:deployer[0]:lanservices[0]:compute[0]"]
     assert [one for one in ran if one[0][0] == "idempotence"] == [(again, True), (plain, False)]

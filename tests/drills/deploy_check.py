@@ -103,7 +103,7 @@ def compared(lab: Lab, title: str, told: set[Effect], done: set[Effect]) -> Iter
     yield Figure(f"{title}: told, and not done", len(told - done), 0, unit="")
 
 
-@drill("check and deploy")
+@drill()
 def check_tells_the_truth(lab: Lab):
     """Five changes of the rack file, one after the other: a check names the same files and restarts as the deploy after it"""
     servers = {(lab.variables["rack_jobs_server"] or {}).get("name"), *(one["name"] for one in lab.variables["rack_k3s_servers"])}
