@@ -15,11 +15,16 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from beowulf import cluster, first_contact, playbook
-from beowulf.process import environment, tool
+from ansible.plugins.loader import init_plugin_loader
 
 ROOT = Path(__file__).resolve().parents[1]
+# Before anything imports the collection: what Python's own loader has begun, Ansible's cannot go on with.
+if not any(type(finder).__name__ == "_AnsibleCollectionFinder" for finder in sys.meta_path):
+    init_plugin_loader([str(ROOT / "collections")])
+
+from beowulf import cluster, first_contact, playbook  # noqa: E402
+from beowulf.process import environment, tool  # noqa: E402
+
 # As a deploy has it, and nothing of it is recorded or kept.
 SETTINGS = {
     **playbook.strategy(), "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.minimal", "ANSIBLE_CACHE_PLUGIN": "ansible.builtin.memory",

@@ -20,8 +20,8 @@ from beowulf.process import ROOT, environment, output
 KNOW = """#!/bin/sh
 printf 'installed %s\\n' openssh-client openssl python3-bcrypt python3-cryptography
 """
-# Keys of OpenSSH's (a loop over pairs) are not encrypted here: for that, Python needs bcrypt, which only the deployer has.
-PASSPHRASE = "{{ '' if item is defined and item is not string else 'secret words' }}"
+# Keys of OpenSSH's (user_ca.1, host_ca.1) are not encrypted here: for that, Python needs bcrypt, which only the deployer has.
+PASSPHRASE = "{{ '' if item is defined and item is string and '_ca.' in item else 'secret words' }}"
 # ssh-add reads no passphrase then, and where it is done before it has been given one, Ansible finds a broken pipe.
 READS = f"""#!/bin/sh
 read -r passphrase
