@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import json
 import lzma
 import re
 import shlex
@@ -10,6 +11,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -275,6 +277,23 @@ def mpi_io(lab: Lab):
         yield Figure(f"tests on each of {ranks} nodes", min(map(int, ran), default=0), least, unit="", least=True)
         yield Figure(f"ranks of {ranks} with an error", ranks - len(good), 0, unit="")
         yield Figure(f"ended with, on {ranks} nodes", child.returncode, 0, unit="")
+
+
+@drill()
+def data_sieving(lab: Lab):
+    """Ranks write strided numbers into one file, and read, change and write back those of others, which the cluster's hints forbid"""
+    program = base64.b64encode((ROOT / "tests" / "support" / "strided.py").read_bytes()).decode()
+    path = f"/srv/jobs/strided-{uuid.uuid4().hex}"
+    ranks = 2 * len(compute.slots(lab.cluster, "mpi"))
+    python = ["python3", "-c", f"import base64; exec(base64.b64decode('{program}'))", path, "romio_ds_write=enable"]
+    command = shlex.join(["sudo", "-iu", "mpi", "mpiexec", "-ppn", "2", "-n", str(ranks), *python])
+    try:
+        wrong = [one for _ in range(20) for one in json.loads(lab.run(lab.client, command, limit=120))]
+    finally:
+        lab.run(lab.client, f"rm -f {path}.*", check=False)
+    for one in wrong:
+        lab.say(f"  {json.dumps(one)}")
+    yield Figure("rounds of 100 with lost writes", len(wrong), 0, unit="")
 
 
 # Strangers
