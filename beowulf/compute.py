@@ -243,7 +243,12 @@ def job(cluster: Cluster, nodes: Sequence[str], files: Mapping[str, Path]) -> It
                     tar.add(path, member, recursive=False)
             archive.seek(0)
             sent = subprocess.run(
-                remote(cluster, first, 'tar -C "$1" -x', folder, user=USER), stdin=archive, stderr=subprocess.PIPE, text=True, check=False
+                remote(cluster, first, 'tar -C "$1" -x', folder, user=USER),
+                stdin=archive,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                check=False,
             )
         if sent.returncode:
             raise Failure(f"{first}: {last_words(sent.stderr)}")

@@ -205,7 +205,8 @@ class Lab:
         program = Path(__file__).with_name("probe.py").read_text(encoding="utf-8")
         command = python_with_dhcp(program, json.dumps({"streams": streams}))
         child = subprocess.Popen(
-            self.ssh(self.client, command, root=True), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            self.ssh(self.client, command, root=True), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace",
             env=environment(),
         )  # fmt: skip
         try:

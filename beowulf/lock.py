@@ -185,7 +185,7 @@ def ask_deployer(cluster: Cluster, task: str) -> subprocess.Popen[str]:
         way = ssh.command(cluster, deployer["name"], command, options=(*ssh.FRESH, *ssh.connect_within(CONNECT)))
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # Not ended by the Ctrl-C that ends the run: the lock outlives it.
-    child = subprocess.Popen(way, text=True, env=environment(), start_new_session=True, **pipes)
+    child = subprocess.Popen(way, text=True, errors="replace", env=environment(), start_new_session=True, **pipes)
     try:
         first = child.stdout.readline()
         if first.strip() == "held":

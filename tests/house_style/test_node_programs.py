@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -36,6 +37,23 @@ def test_a_program_comes_with_the_modules_that_it_imports(path):
     wanted = shared & set(re.findall(r"^(?:import|from) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
     there = {one.stem: one.resolve() for one in path.parent.glob("*.py") if one.is_symlink()}
     assert {name: there.get(name) for name in wanted} == {name: ROOT / SHARED / f"{name}.py" for name in wanted}
+
+
+# What others say is read there: daemons of broken files, and nodes.
+READERS = [*PROGRAMS, *(ROOT / "beowulf" / name for name in ("compute.py", "drill_lab.py", "lock.py"))]
+
+
+def strict_readers(source: str) -> list[str]:
+    """Return the calls that read the output of a program as text, and end where it is none."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    named = [{keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} for call in calls]
+    return [ast.unparse(call) for call, words in zip(calls, named, strict=True) if words.get("text") == "True" and "errors" not in words]
+
+
+@pytest.mark.parametrize("path", READERS, ids=lambda path: path.name)
+def test_bytes_that_are_no_text_end_no_program(path):
+    """A zone file of noise, of which BIND's tools show a line, ended the repair of that zone."""
+    assert strict_readers(path.read_text(encoding="utf-8")) == []
 
 
 PLACES = re.compile(r"/usr/local/(?:lib|bin|sbin)/[\w./-]*\w")

@@ -192,3 +192,14 @@ def test_a_server_mends_what_it_lacks_itself(zones, zone, primary, serials, behi
 )
 def test_what_it_cannot_mend_is_said_with_the_server_that_is_ahead(zones, tmp_path, primary, serials, why):
     assert zones.why_late(zones.Zone("lab.internal", tmp_path / "lab.internal.zone", primary, serials=serials)).startswith(why)
+
+
+def test_a_file_of_noise_that_is_shown_in_an_error_is_one_that_cannot_be_loaded(zones, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "named-compilezone"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '%s: unknown RR type \\377\\376\\n' \"$0\" >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    zone = zones.Zone("dyn.lab.internal", tmp_path / "dyn.lab.internal.dynamic", True)
+    zone.file.write_bytes(b"\xff\xfe")
+    assert zones.read_file(zone, zone.file) is None

@@ -122,7 +122,9 @@ def ask_names(server: str, key: dict, zones: list[str], reverse: set[str]) -> Na
     text = ""
     # One after the other: each question waits for a server that is off.
     for questions in ([word for zone in zones for word in (zone, "AXFR")], [word for zone in sorted(reverse) for word in (zone, "PTR")]):
-        told = subprocess.run([*command, *questions], input=secret, capture_output=True, text=True, check=False, timeout=60)
+        told = subprocess.run(
+            [*command, *questions], input=secret, capture_output=True, text=True, errors="replace", check=False, timeout=60
+        )
         text += told.stdout
         # Each transfer begins and ends with the SOA record.
         if told.returncode or sum(line.split()[3:4] == ["SOA"] for line in text.splitlines()) < 2 * len(zones):

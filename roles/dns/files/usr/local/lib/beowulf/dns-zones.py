@@ -116,7 +116,7 @@ def coming(names: list[str], zones: list[Zone]) -> list[Zone]:
 
 def run(*command: str, given: str | None = None) -> subprocess.CompletedProcess:
     """Run a program; return how it ended and what it said."""
-    return subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, input=given, capture_output=True, text=True, errors="replace", check=False, timeout=60)
 
 
 def dig(server: str, kind: str, zones: list[Zone], *options: str) -> str:

@@ -51,7 +51,7 @@ def known(question: Callable[[], Any]) -> Any:
 
 def run(*command: str) -> str:
     """Return what a program prints."""
-    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=LIMIT).stdout
+    return subprocess.run(command, capture_output=True, check=True, text=True, errors="replace", timeout=LIMIT).stdout
 
 
 def page(address: str) -> dict[str, Any]:
