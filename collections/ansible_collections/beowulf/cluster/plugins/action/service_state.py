@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -20,9 +21,18 @@ OPTIONS = {
 }
 
 
+UNITS = "/etc/systemd/system/"
+
+
 def below(path: str, folders: list[str]) -> bool:
     """Say whether a path is one of those, or in one of them."""
     return any(path == folder or path.startswith(folder.rstrip("/") + "/") for folder in folders)
+
+
+def changes_unit(name: str, paths: Iterable[str]) -> bool:
+    """Say whether one of these files is of a unit in /etc/systemd/system, or of the service that a timer of that name starts."""
+    units = {name if "." in name else f"{name}.service", f"{name.removesuffix('.timer')}.service"}
+    return any(path.removeprefix(UNITS).partition("/")[0].removesuffix(".d") in units for path in paths if path.startswith(UNITS))
 
 
 def needed(unit: dict, pending: list[str], enabled: bool, restart: bool) -> str:
@@ -58,6 +68,7 @@ class ActionModule(ActionBase):
         unread = sorted({*pending, *(file for unit in asked["units"].values() for file in unit["unread"])})
         result = {"changed": bool(unread) and not options["restart"], "unread": unread, "done": []}
         for name, unit in asked["units"].items():
+            unit["reload"] = unit["reload"] or changes_unit(name, changing)
             if not (what := needed(unit, pending, options["enabled"], options["restart"])):
                 continue
             result["changed"] = True

@@ -164,6 +164,23 @@ def test_systemd_reads_a_changed_unit_again_even_if_nothing_is_restarted():
     assert service_state.needed({**unit, "reload": False}, [], enabled=True, restart=True) == ""
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "changes"),
+    [
+        ("some", "some.service", True),
+        ("some.service", "some.service.d/more.conf", True),
+        ("some.timer", "some.timer", True),
+        # What a timer starts is not restarted: systemd has to read it.
+        ("some.timer", "some.service", True),
+        ("some", "some.timer", False),
+        ("some.timer", "other.service", False),
+    ],
+)
+def test_a_check_knows_which_changed_units_systemd_has_to_read(name, path, changes):
+    assert service_state.changes_unit(name, [f"/etc/systemd/system/{path}"]) == changes
+    assert not service_state.changes_unit(name, [f"/etc/some/{path}"])
+
+
 def test_a_service_with_a_newer_file_is_restarted_or_told(role):
     role.write(role.folder / "node" / "etc" / "some.conf", "")
     tasks = [{"beowulf.cluster.service_state": {"name": "some", "reads": ["{{ place }}/etc"], "restart": False}}]
