@@ -388,8 +388,6 @@ CERTIFY = """
   environment: {PATH: "{{ path }}"}
   tasks:
     - import_role: {name: tls}
-  handlers:
-    - {name: Certificate changed, command: "true"}
 """
 
 
