@@ -285,7 +285,7 @@ def data_sieving(lab: Lab):
     program = base64.b64encode((ROOT / "tests" / "support" / "strided.py").read_bytes()).decode()
     path = f"/srv/jobs/strided-{uuid.uuid4().hex}"
     ranks = 2 * len(compute.slots(lab.cluster, "mpi"))
-    python = ["python3", "-c", f"import base64; exec(base64.b64decode('{program}'))", path, "romio_ds_write=enable"]
+    python = ["python3", "-c", f"import base64; exec(base64.b64decode('{program}'))", path, "2000", "romio_ds_write=enable"]
     command = shlex.join(["sudo", "-iu", "mpi", "mpiexec", "-ppn", "2", "-n", str(ranks), *python])
     try:
         wrong = [one for _ in range(20) for one in json.loads(lab.run(lab.client, command, limit=120))]

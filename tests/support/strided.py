@@ -1,4 +1,4 @@
-"""Every rank writes each size-th number of a file, by itself: PATH [HINT=VALUE ...].
+"""Every rank writes each size-th number of a file, by itself: PATH NUMBERS [HINT=VALUE ...].
 
 With the hint romio_ds_write=enable, MPI-IO reads, changes and writes back what the others write into at the same time, under its own locks.
 Prints which numbers are wrong: for each round that has any, who wrote when (seconds of each node's own clock), and for each reader how many
@@ -13,11 +13,11 @@ import time
 import numpy
 from mpi4py import MPI
 
-world, count, rounds = MPI.COMM_WORLD, 2000, 5
+world, count, rounds = MPI.COMM_WORLD, int(sys.argv[2]), 5
 wrong = []
 for number in range(rounds):
     path = sys.argv[1] + "." + str(number)
-    hints = MPI.Info.Create(dict(each.split("=") for each in sys.argv[2:]))
+    hints = MPI.Info.Create(dict(each.split("=") for each in sys.argv[3:]))
     file = MPI.File.Open(world, path, MPI.MODE_CREATE | MPI.MODE_RDWR, hints)
     stride = MPI.INT.Create_vector(count, 1, world.size).Commit()
     file.Set_view(4 * world.rank, MPI.INT, stride)
