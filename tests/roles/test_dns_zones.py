@@ -203,3 +203,16 @@ def test_a_file_of_noise_that_is_shown_in_an_error_is_one_that_cannot_be_loaded(
     zone = zones.Zone("dyn.lab.internal", tmp_path / "dyn.lab.internal.dynamic", True)
     zone.file.write_bytes(b"\xff\xfe")
     assert zones.read_file(zone, zone.file) is None
+
+
+def test_bind_is_told_again_until_it_takes_commands(zones, monkeypatch):
+    told = []
+
+    def run(*command, **_options):
+        told.append(command)
+        return subprocess.CompletedProcess(command, 0 if len(told) == 3 else 1)
+
+    monkeypatch.setattr(zones, "run", run)
+    monkeypatch.setattr(zones.time, "sleep", lambda _seconds: None)
+    zones.reload()
+    assert told == [("rndc", "reload")] * 3

@@ -242,6 +242,13 @@ def why_late(zone: Zone) -> str:
     return f"{zone.name}: older than on {newer}, which does not hand it out; journalctl -u named says why"
 
 
+def reload() -> None:
+    """Let BIND read the files that were written; it takes no commands for a moment after its start."""
+    deadline = time.monotonic() + SETTLED
+    while run("rndc", "reload").returncode and time.monotonic() < deadline:
+        time.sleep(0.5)
+
+
 def main(*options: str) -> None:
     """Do it once."""
     check, files = "--check" in options, "--files" in options
@@ -256,7 +263,7 @@ def main(*options: str) -> None:
     if files:
         return
     if repaired and not check:
-        run("rndc", "reload")
+        reload()
     for zone in settle(zones, [HERE, *peers], 2):
         agree(zone, peers, key, check)
     if not check and (late := settle(zones, [HERE, *peers], SETTLED)):
