@@ -216,3 +216,14 @@ def test_bind_is_told_again_until_it_takes_commands(zones, monkeypatch):
     monkeypatch.setattr(zones.time, "sleep", lambda _seconds: None)
     zones.reload()
     assert told == [("rndc", "reload")] * 3
+
+
+def test_what_dig_says_of_itself_is_no_serial(zones, monkeypatch):
+    answer = (
+        ";; communications error to 127.0.0.1#53: connection refused\n"
+        "dyn.lab.internal. 60 IN SOA alpha.lab.internal. root.lab.internal. 7 60 60 60 60\n"
+    )
+    monkeypatch.setattr(zones, "dig", lambda *_arguments: answer)
+    one = zones.Zone("dyn.lab.internal", zones.BEGIN, True)
+    zones.ask_serials([one], [zones.HERE])
+    assert one.serials == {zones.HERE: 7}

@@ -135,7 +135,9 @@ def ask_serials(zones: list[Zone], servers: list[str]) -> None:
     for zone in zones:
         zone.serials = {}
     for server in servers:
-        told = {words[0].rstrip("."): int(words[6]) for line in dig(server, "SOA", zones).splitlines() if len(words := line.split()) > 6}
+        # What dig says of itself, as of a connection that was refused, begins with a semicolon.
+        lines = [line.split() for line in dig(server, "SOA", zones).splitlines() if not line.startswith(";")]
+        told = {words[0].rstrip("."): int(words[6]) for words in lines if len(words) > 6 and words[3] == "SOA"}
         for zone in zones:
             if zone.name in told:
                 zone.serials[server] = told[zone.name]
