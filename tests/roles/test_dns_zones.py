@@ -227,3 +227,12 @@ def test_what_dig_says_of_itself_is_no_serial(zones, monkeypatch):
     one = zones.Zone("dyn.lab.internal", zones.BEGIN, True)
     zones.ask_serials([one], [zones.HERE])
     assert one.serials == {zones.HERE: 7}
+
+
+def test_a_zone_that_is_not_served_after_its_repair_is_loaded_once_more(zones, zone, monkeypatch):
+    told = []
+    monkeypatch.setattr(zones, "run", lambda *command, **_options: told.append(command))
+    zones.agree(zone, [], "transfer", check=True)
+    assert told == []
+    zones.agree(zone, [], "transfer", check=False)
+    assert told == [("rndc", "reload", zone.name)]

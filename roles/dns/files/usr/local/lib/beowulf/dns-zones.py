@@ -221,6 +221,9 @@ def agree(zone: Zone, peers: list[str], key: str, check: bool) -> None:
         print(f"{zone.name}: asks the primary for what it missed")
         if not check:
             run("rndc", "refresh" if HERE in zone.serials else "retransfer", zone.name)
+    elif HERE not in zone.serials and not check:
+        # Told while it was still at the broken file, as in the second of its start, BIND leaves it at that.
+        run("rndc", "reload", zone.name)
     elif zone.update_key and HERE in zone.serials:
         catch_up(zone, next(peer for peer in peers if peer in zone.serials and ahead(zone.serials[peer], zone.serials[HERE])), key, check)
 
