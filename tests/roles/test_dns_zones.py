@@ -229,10 +229,27 @@ def test_what_dig_says_of_itself_is_no_serial(zones, monkeypatch):
     assert one.serials == {zones.HERE: 7}
 
 
-def test_a_zone_that_is_not_served_after_its_repair_is_loaded_once_more(zones, zone, monkeypatch):
-    told = []
-    monkeypatch.setattr(zones, "run", lambda *command, **_options: told.append(command))
-    zones.agree(zone, [], "transfer", check=True)
-    assert told == []
-    zones.agree(zone, [], "transfer", check=False)
-    assert told == [("rndc", "reload", zone.name)]
+def test_a_zone_that_was_broken_while_its_repair_ran_is_looked_at_again(zones, zone, monkeypatch):
+    looked, told = [], []
+
+    def repair_files(found, *_arguments):
+        looked.append([one.name for one in found])
+        return bool(looked[1:])
+
+    def settle(found, *_arguments):
+        if told:
+            zone.serials = {zones.HERE: 7}
+        return [one for one in found if zones.HERE not in one.serials]
+
+    monkeypatch.setattr(zones, "run", lambda *_command: subprocess.CompletedProcess([], 0, stdout=""))
+    monkeypatch.setattr(zones, "parse_configuration", lambda _text: ([zone], [], "transfer"))
+    monkeypatch.setattr(zones, "ask_serials", lambda *_arguments: None)
+    monkeypatch.setattr(zones, "repair_files", repair_files)
+    monkeypatch.setattr(zones, "settle", settle)
+    monkeypatch.setattr(zones, "reload", lambda: told.append("reload"))
+    zones.main("--check")
+    assert (looked, told) == ([[zone.name]], [])
+    looked.clear()
+    zones.main()
+    assert looked == [[zone.name], [zone.name]]
+    assert told

@@ -221,9 +221,6 @@ def agree(zone: Zone, peers: list[str], key: str, check: bool) -> None:
         print(f"{zone.name}: asks the primary for what it missed")
         if not check:
             run("rndc", "refresh" if HERE in zone.serials else "retransfer", zone.name)
-    elif HERE not in zone.serials and not check:
-        # Told while it was still at the broken file, as in the second of its start, BIND leaves it at that.
-        run("rndc", "reload", zone.name)
     elif zone.update_key and HERE in zone.serials:
         catch_up(zone, next(peer for peer in peers if peer in zone.serials and ahead(zone.serials[peer], zone.serials[HERE])), key, check)
 
@@ -269,7 +266,13 @@ def main(*options: str) -> None:
         return
     if repaired and not check:
         reload()
-    for zone in settle(zones, [HERE, *peers], 2):
+    late = settle(zones, [HERE, *peers], 2)
+    # Broken after this had looked, or told while BIND was still at the broken file: it leaves it at that, and systemd begins no second one.
+    if not check and any(zone.primary and HERE not in zone.serials for zone in late):
+        repair_files(late, peers, key, check)
+        reload()
+        late = settle(zones, [HERE, *peers], 2)
+    for zone in late:
         agree(zone, peers, key, check)
     if not check and (late := settle(zones, [HERE, *peers], SETTLED)):
         raise SystemExit("\n".join(why_late(zone) for zone in late))
